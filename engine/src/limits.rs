@@ -1,0 +1,131 @@
+//! Every bound of the system, decided once, with the relations between them checked at compile time.
+//!
+//! Each constant says what happens when it is reached. Those that a deployment may lower are fields
+//! of [`Limits`] with the constant as their default.
+
+use crate::time::Micros;
+
+/// Largest body that can ever be configured, bytes. A larger body is refused as invalid.
+pub const BODY_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// Default bound of a body, bytes.
+pub const BODY_BYTES_DEFAULT: u32 = 1024 * 1024;
+/// Longest queue name and longest sender name, bytes of UTF-8; at least 1 for a queue.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Most headers on a message.
+pub const HEADERS_MAX: usize = 32;
+/// Longest header, key and value together, bytes.
+pub const HEADER_BYTES_MAX: usize = 1024;
+/// Most messages in one send command.
+pub const MESSAGES_PER_SEND_MAX: usize = 4_096;
+/// Most messages in one receive, browse or acknowledgement command.
+pub const MESSAGES_PER_RECEIVE_MAX: usize = 4_096;
+/// Most commands in one block, and so in one client's call.
+pub const COMMANDS_PER_BLOCK_MAX: usize = 4_096;
+/// Largest block of commands, bytes: one body of the largest size with everything around it.
+pub const BLOCK_BYTES_MAX: usize = BODY_BYTES_MAX as usize + 64 * 1024;
+/// A batch takes no further block once it has this many payload bytes.
+pub const BATCH_BYTES_TARGET: usize = 1024 * 1024;
+/// Largest record payload, bytes: a batch may exceed its target by one block.
+pub const RECORD_PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_TARGET + BLOCK_BYTES_MAX;
+/// Most body bytes in one reply to receive or browse; further messages wait for the next call.
+pub const DELIVERY_BYTES_TARGET: usize = 4 * 1024 * 1024;
+/// Largest frame on a connection, head and tail together, bytes. A larger one closes it.
+pub const FRAME_BYTES_MAX: usize = RECORD_PAYLOAD_BYTES_MAX + 1024 * 1024;
+/// Largest frame head (the part that is decoded into structures), bytes.
+pub const FRAME_HEAD_BYTES_MAX: usize = 1024 * 1024;
+/// Most records in one append message.
+pub const APPEND_RECORDS_MAX: usize = 256;
+/// An append message takes no further record once it has this many bytes.
+pub const APPEND_BYTES_TARGET: usize = 2 * 1024 * 1024;
+/// Append messages in flight to one follower before the leader waits, by entries.
+pub const INFLIGHT_ENTRIES_MAX: u64 = 256;
+/// The same by bytes.
+pub const INFLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Uncommitted bytes at which a leader refuses further commands as full.
+pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Records that may be on their way to the leader's own disk before small batches wait and grow.
+pub const UNPERSISTED_RECORDS_MAX: usize = 2;
+/// Recent records kept in memory for replication and delivery, bytes.
+pub const LOG_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Members of a cluster.
+pub const MEMBERS_MAX: usize = 7;
+/// Sessions; when one more opens, the one that was idle longest (in log time) is expired.
+pub const SESSIONS_MAX: usize = 100_000;
+/// Commands of one session that may be unanswered; also the replies remembered for it.
+pub const SESSION_WINDOW: usize = 4_096;
+/// Client requests that wait on a leader for their answer; further ones are refused as full.
+pub const WAITING_REQUESTS_MAX: usize = 65_536;
+/// Bytes that wait to be written to one connection before it is closed as a slow reader.
+pub const CONNECTION_OUTBOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Connections of clients to one node; further ones are refused.
+pub const CLIENT_CONNECTIONS_MAX: usize = 10_000;
+/// Largest segment file, bytes; a record that does not fit opens the next segment.
+pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Default lease of a received message.
+pub const LEASE_MILLIS_DEFAULT: u64 = 30_000;
+/// Longest lease, and longest delay of a nack.
+pub const LEASE_MILLIS_MAX: u64 = 12 * 60 * 60 * 1_000;
+/// Default window, in log time, within which a message id or a retried command is recognised.
+pub const DEDUP_WINDOW_MILLIS_DEFAULT: u64 = 10 * 60 * 1_000;
+
+/// Default shortest election timeout; each is drawn from this to twice this.
+pub const ELECTION_TIMEOUT_DEFAULT: Micros = Micros::from_millis(150);
+/// Default heartbeat interval.
+pub const HEARTBEAT_INTERVAL_DEFAULT: Micros = Micros::from_millis(30);
+
+const _: () = {
+    assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_MAX);
+    assert!(RECORD_PAYLOAD_BYTES_MAX < FRAME_BYTES_MAX);
+    assert!(FRAME_BYTES_MAX < u32::MAX as usize);
+    assert!(FRAME_HEAD_BYTES_MAX < FRAME_BYTES_MAX);
+    assert!(SEGMENT_BYTES_MAX > RECORD_PAYLOAD_BYTES_MAX as u64 + 4_096);
+    assert!(BATCH_BYTES_TARGET <= APPEND_BYTES_TARGET);
+    assert!(LOG_CACHE_BYTES_MAX >= 2 * RECORD_PAYLOAD_BYTES_MAX);
+    assert!(SESSION_WINDOW >= COMMANDS_PER_BLOCK_MAX);
+    // A follower must hear several heartbeats within its shortest timeout (§5.6).
+    assert!(HEARTBEAT_INTERVAL_DEFAULT.0 * 4 < ELECTION_TIMEOUT_DEFAULT.0);
+};
+
+/// The limits that a deployment or a test may lower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest body of a message, bytes, at most [`BODY_BYTES_MAX`].
+    pub body_bytes_max: u32,
+    /// A batch takes no further block once it has this many payload bytes.
+    pub batch_bytes_target: usize,
+    /// Append messages in flight to one follower, by entries.
+    pub inflight_entries_max: u64,
+    /// The same by bytes.
+    pub inflight_bytes_max: usize,
+    /// Uncommitted bytes at which a leader refuses further commands.
+    pub uncommitted_bytes_max: usize,
+    /// Recent records kept in memory, bytes.
+    pub log_cache_bytes_max: usize,
+    /// Sessions before the idlest is expired.
+    pub sessions_max: usize,
+    /// Requests waiting on a leader.
+    pub waiting_requests_max: usize,
+    /// Window in log time within which ids and retries are recognised. Every node of a cluster must
+    /// have the same: it is replicated behaviour.
+    pub dedup_window_millis: u64,
+    /// Largest segment file, bytes.
+    pub segment_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: BODY_BYTES_DEFAULT,
+            batch_bytes_target: BATCH_BYTES_TARGET,
+            inflight_entries_max: INFLIGHT_ENTRIES_MAX,
+            inflight_bytes_max: INFLIGHT_BYTES_MAX,
+            uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
+            log_cache_bytes_max: LOG_CACHE_BYTES_MAX,
+            sessions_max: SESSIONS_MAX,
+            waiting_requests_max: WAITING_REQUESTS_MAX,
+            dedup_window_millis: DEDUP_WINDOW_MILLIS_DEFAULT,
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! One message, from send to delivery. (Written when the parts stand.)

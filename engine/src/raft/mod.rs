@@ -1,0 +1,3 @@
+//! Raft.
+mod message;
+pub use message::{AppendOutcome, Body, LogPosition, Message};

@@ -1,0 +1,3 @@
+//! Skeleton.
+#[cfg(feature = "sim")]
+extern crate madsim_tokio as tokio;
