@@ -1,0 +1,112 @@
+//! What must always hold, and a checksum of all that is replicated.
+//!
+//! Owns no state; walks that of `machine`. Slow on purpose: tests and simulations call it.
+
+use super::machine::Queues;
+use super::messages::State;
+use crate::hlc::Hlc;
+use crate::ids::Position;
+use xxhash_rust::xxh3::Xxh3;
+
+impl Queues {
+    /// Checks every named invariant; tests and simulations call it after each step.
+    ///
+    /// # Panics
+    /// With the name of the invariant that does not hold.
+    pub fn check_invariants(&self) {
+        assert!(self.lines.len() == self.lines_by_name.len(), "each-queue-has-one-name");
+        let mut in_queues = 0;
+        for (number, line) in (0..).zip(&self.lines) {
+            assert!(self.lines_by_name.get(&line.name) == Some(&number), "each-queue-has-one-name");
+            in_queues += line.check_invariants(&self.messages, number);
+            self.check_holds(number);
+        }
+        assert!(in_queues == self.message_count, "counts-agree");
+        let held: u64 = self.lines.iter().map(|line| line.leased + line.delayed).sum();
+        assert!(held == self.leases.len() as u64, "held-is-leased-or-delayed");
+        self.check_remembered();
+    }
+
+    fn check_holds(&self, line: u32) {
+        for number in self.lines[line as usize].after(&self.messages, None) {
+            let slot = &self.messages[number];
+            let hold = self.leases.find(self.messages.position(number));
+            let is_held = matches!(slot.state(), State::Leased | State::Delayed);
+            assert!(is_held == hold.is_some(), "held-is-leased-or-delayed");
+            if let Some(hold) = hold {
+                assert!(hold.slot == number, "hold-names-its-message");
+                assert!(hold.token <= self.token_last, "tokens-rise");
+                let is_lease = hold.token.0 != 0;
+                assert!(is_lease == (slot.state() == State::Leased), "only-a-lease-has-a-token");
+            }
+        }
+    }
+
+    /// Every message in a queue and every remembered one is in the table of ids, and nothing else.
+    fn check_remembered(&self) {
+        let (mut remembered, mut gone) = (0, 0);
+        let mut before = Position::default();
+        for number in self.dedup.remembered(&self.messages) {
+            let slot = &self.messages[number];
+            assert!(slot.is_remembered(), "remembered-is-in-the-window");
+            let position = self.messages.position(number);
+            assert!(before < position, "ids-forgotten-in-log-order");
+            before = position;
+            remembered += 1;
+            gone += u64::from(slot.state() == State::Gone);
+        }
+        let mut past_window = 0;
+        for line in &self.lines {
+            for number in line.after(&self.messages, None) {
+                past_window += u64::from(!self.messages[number].is_remembered());
+            }
+        }
+        let slots = self.messages.used();
+        assert!(slots == self.dedup.len(), "each-slot-is-found-by-its-id");
+        assert!(slots == self.message_count + gone, "slot-is-in-a-queue-or-remembered");
+        assert!(slots == remembered + past_window, "slot-is-in-a-queue-or-remembered");
+    }
+
+    /// XXH3 over the state in an order that depends on nothing but the log.
+    pub(super) fn digest_state(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        let mut number = |value: u64| hasher.update(&value.to_le_bytes());
+        number(self.token_last.0);
+        number(self.lines_by_name.len() as u64);
+        for (name, line) in &self.lines_by_name {
+            let line = &self.lines[*line as usize];
+            number(xxhash_rust::xxh3::xxh3_64(name.as_bytes()));
+            number(line.sent_total);
+            number(line.len());
+            for slot_number in line.after(&self.messages, None) {
+                self.digest_message(slot_number, &mut number);
+            }
+        }
+        for slot_number in self.dedup.remembered(&self.messages) {
+            self.digest_message(slot_number, &mut number);
+        }
+        hasher.digest()
+    }
+
+    fn digest_message(&self, slot_number: u32, number: &mut impl FnMut(u64)) {
+        let slot = &self.messages[slot_number];
+        let receipt = self.messages.receipt(slot_number);
+        let hold = match slot.state() {
+            State::Gone | State::Available => None,
+            State::Leased | State::Delayed => self.leases.find(receipt.position),
+        };
+        let id = u128::from_le_bytes(slot.id.0);
+        number(id as u64);
+        number((id >> 64) as u64);
+        number(receipt.position.index.0);
+        number(u64::from(receipt.position.offset));
+        number(receipt.term.0);
+        number(receipt.stamp.0);
+        number(u64::from(slot.len));
+        number(u64::from(slot.attempts()));
+        number(slot.state() as u64);
+        number(u64::from(slot.is_remembered()));
+        number(hold.map_or(0, |hold| hold.token.0));
+        number(hold.map_or(Hlc::ZERO, |hold| hold.until).0);
+    }
+}

@@ -1,0 +1,266 @@
+//! What is known of each message, in compact slots; never its bytes.
+//!
+//! Owns the slots and the log entries that they refer to. A slot lives while its message is in a
+//! queue or its id is remembered, whichever is longer; its number is reused after that. An entry's
+//! index, term and stamp are kept once for all of its messages.
+//! Next: `line` links slots into queues, `dedup` finds them by id.
+//!
+//! Memory: 48 bytes for a slot, 6 to 12 for its place in the table of ids, and 32 for an entry,
+//! shared by all messages of a batch.
+
+use super::reply::Receipt;
+use crate::hlc::Hlc;
+use crate::ids::{LogIndex, MessageId, Position, Term};
+use crate::state_machine::CommandContext;
+use alloc::vec::Vec;
+use core::ops::{Index, IndexMut};
+
+/// The number of a slot; [`NO_SLOT`] is none.
+pub(super) type SlotNo = u32;
+/// No slot.
+pub(super) const NO_SLOT: SlotNo = u32::MAX;
+/// No free entry.
+const NO_ENTRY: u32 = u32::MAX;
+
+/// Where a message is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// In no queue any more; only its id is remembered.
+    Gone,
+    /// The next receive may get it.
+    Available,
+    /// A receiver has it.
+    Leased,
+    /// A nack put it off.
+    Delayed,
+}
+
+/// A message.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) id: MessageId,
+    /// Of [`Messages::receipt`].
+    entry: u32,
+    offset: u32,
+    /// Bytes of the encoded message.
+    pub(super) len: u32,
+    pub(super) queue: u32,
+    /// Neighbours in the queue, whatever their states.
+    pub(super) previous: SlotNo,
+    /// See `previous`; in a free slot the next free one.
+    pub(super) next: SlotNo,
+    /// The next message in the order of sending whose id is remembered.
+    pub(super) next_remembered: SlotNo,
+    /// Deliveries times 16, then the flags: milestone, remembered, and two bits of state.
+    packed: u32,
+}
+
+const _: () = assert!(size_of::<Slot>() == 48);
+
+const ATTEMPTS_SHIFT: u32 = 4;
+const ATTEMPTS_MAX: u32 = u32::MAX >> ATTEMPTS_SHIFT;
+const MILESTONE: u32 = 0b1000;
+const REMEMBERED: u32 = 0b100;
+const STATE_MASK: u32 = 0b11;
+
+impl Slot {
+    pub(super) fn state(&self) -> State {
+        match self.packed & STATE_MASK {
+            0 => State::Gone,
+            1 => State::Available,
+            2 => State::Leased,
+            _ => State::Delayed,
+        }
+    }
+
+    pub(super) fn set_state(&mut self, state: State) {
+        let bits = match state {
+            State::Gone => 0,
+            State::Available => 1,
+            State::Leased => 2,
+            State::Delayed => 3,
+        };
+        self.packed = self.packed & !STATE_MASK | bits;
+    }
+
+    /// Whether the id is within the dedup window.
+    pub(super) fn is_remembered(&self) -> bool {
+        self.packed & REMEMBERED != 0
+    }
+
+    pub(super) fn set_remembered(&mut self, remembered: bool) {
+        self.packed = self.packed & !REMEMBERED | if remembered { REMEMBERED } else { 0 };
+    }
+
+    /// Whether a browse may start here; see `line`.
+    pub(super) fn is_milestone(&self) -> bool {
+        self.packed & MILESTONE != 0
+    }
+
+    pub(super) fn set_milestone(&mut self, milestone: bool) {
+        self.packed = self.packed & !MILESTONE | if milestone { MILESTONE } else { 0 };
+    }
+
+    /// How often the message was handed out; stands still at 2^28 - 1.
+    pub(super) fn attempts(&self) -> u32 {
+        self.packed >> ATTEMPTS_SHIFT
+    }
+
+    pub(super) fn count_attempt(&mut self) {
+        if self.attempts() < ATTEMPTS_MAX {
+            self.packed += 1 << ATTEMPTS_SHIFT;
+        }
+    }
+
+    /// Whether nobody has received the message yet. Such messages are the end of their queue.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.attempts() == 0
+    }
+}
+
+/// A log entry that brought messages.
+#[derive(Clone, Debug)]
+struct Entry {
+    index: LogIndex,
+    term: Term,
+    stamp: Hlc,
+    /// Slots that refer to it; a free entry has none.
+    slots: u32,
+    next_free: u32,
+}
+
+/// Slots and entries. Memory is taken in chunks and reused, never moved and never given back.
+#[derive(Debug)]
+pub(super) struct Messages {
+    chunks: Vec<Vec<Slot>>,
+    slots_len: u32,
+    slot_free: SlotNo,
+    entries: Vec<Entry>,
+    entry_free: u32,
+    /// The entry that brought the latest message.
+    entry_latest: u32,
+}
+
+const CHUNK_SLOTS: usize = 4_096;
+
+impl Messages {
+    pub(super) const fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            slots_len: 0,
+            slot_free: NO_SLOT,
+            entries: Vec::new(),
+            entry_free: NO_ENTRY,
+            entry_latest: NO_ENTRY,
+        }
+    }
+
+    /// Makes a slot for a message that `context`'s entry brings: available, remembered and fresh,
+    /// but not yet linked into anything.
+    pub(super) fn insert(
+        &mut self,
+        context: CommandContext,
+        offset: u32,
+        id: MessageId,
+        len: u32,
+        queue: u32,
+    ) -> SlotNo {
+        let entry = self.entry_of(context);
+        self.entries[entry as usize].slots += 1;
+        let mut slot = Slot {
+            id,
+            entry,
+            offset,
+            len,
+            queue,
+            previous: NO_SLOT,
+            next: NO_SLOT,
+            next_remembered: NO_SLOT,
+            packed: REMEMBERED,
+        };
+        slot.set_state(State::Available);
+        if self.slot_free != NO_SLOT {
+            let number = self.slot_free;
+            self.slot_free = self[number].next;
+            self[number] = slot;
+            return number;
+        }
+        let number = self.slots_len;
+        assert!(number < NO_SLOT, "slots-fit-u32: 4 billion messages fit no memory");
+        self.slots_len += 1;
+        if number as usize % CHUNK_SLOTS == 0 {
+            self.chunks.push(Vec::with_capacity(CHUNK_SLOTS));
+        }
+        self.chunks[number as usize / CHUNK_SLOTS].push(slot);
+        number
+    }
+
+    /// The entry of `context`, made when its first message comes.
+    fn entry_of(&mut self, context: CommandContext) -> u32 {
+        if let Some(latest) = self.entries.get(self.entry_latest as usize)
+            && latest.index == context.index
+            && latest.slots > 0
+        {
+            return self.entry_latest;
+        }
+        let CommandContext { term, index, log_time: stamp, offset: _ } = context;
+        let entry = Entry { index, term, stamp, slots: 0, next_free: NO_ENTRY };
+        self.entry_latest = if self.entry_free == NO_ENTRY {
+            self.entries.push(entry);
+            u32::try_from(self.entries.len() - 1).expect("no more entries than slots")
+        } else {
+            let number = self.entry_free;
+            let free = &mut self.entries[number as usize];
+            self.entry_free = free.next_free;
+            *free = entry;
+            number
+        };
+        self.entry_latest
+    }
+
+    /// Frees a slot that is linked nowhere.
+    pub(super) fn remove(&mut self, number: SlotNo) {
+        let entry_number = self[number].entry;
+        let entry = &mut self.entries[entry_number as usize];
+        entry.slots -= 1;
+        if entry.slots == 0 {
+            entry.next_free = self.entry_free;
+            self.entry_free = entry_number;
+        }
+        self[number].next = self.slot_free;
+        self.slot_free = number;
+    }
+
+    /// Where a message is and when it came.
+    pub(super) fn receipt(&self, number: SlotNo) -> Receipt {
+        let slot = &self[number];
+        let entry = &self.entries[slot.entry as usize];
+        let position = Position { index: entry.index, offset: slot.offset };
+        Receipt { position, term: entry.term, stamp: entry.stamp }
+    }
+
+    /// Where a message is.
+    pub(super) fn position(&self, number: SlotNo) -> Position {
+        let slot = &self[number];
+        Position { index: self.entries[slot.entry as usize].index, offset: slot.offset }
+    }
+
+    /// Slots that are in use.
+    pub(super) fn used(&self) -> u64 {
+        let entries = self.entries.iter();
+        entries.map(|entry| u64::from(entry.slots)).sum()
+    }
+}
+
+impl Index<SlotNo> for Messages {
+    type Output = Slot;
+    fn index(&self, number: SlotNo) -> &Slot {
+        &self.chunks[number as usize / CHUNK_SLOTS][number as usize % CHUNK_SLOTS]
+    }
+}
+
+impl IndexMut<SlotNo> for Messages {
+    fn index_mut(&mut self, number: SlotNo) -> &mut Slot {
+        &mut self.chunks[number as usize / CHUNK_SLOTS][number as usize % CHUNK_SLOTS]
+    }
+}
