@@ -1,2 +1,337 @@
 //! Client sessions: what makes a retried command take effect once (Ongaro's thesis, §6.3).
-//! (Skeleton.)
+//!
+//! Owns which sessions are open, the sequence that each must use next, and the replies that a client
+//! may still ask for again. Opening, closing and expiring are decided by the log alone: a session
+//! idle for longer than the dedup window in log time is gone, and so is the idlest one when there
+//! are too many. Never looks into a reply. Every operation is O(1), amortised.
+//! Next: `engine::apply` for who asks, `block` for what a client sends.
+
+use crate::api::CommandError;
+use crate::hlc::Hlc;
+use crate::ids::{Sequence, SessionId};
+use crate::limits::{self, Limits};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::Xxh3;
+
+/// What is to be done with a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict<R> {
+    /// It is the next one: apply it and [`record`](Session::record) its reply.
+    Apply,
+    /// It was applied before, and this was the reply.
+    Replay(R),
+    /// It has no effect and no reply.
+    Refuse(CommandError),
+}
+
+/// One open session.
+#[derive(Debug)]
+pub struct Session<R> {
+    id: SessionId,
+    active_at: Hlc,
+    expected: Sequence,
+    /// Of the sequences just below `expected`, without gaps.
+    replies: VecDeque<R>,
+    /// The session that was idle longer than this one; none for the idlest.
+    idler: Number,
+    /// The session that was active after this one; in a free slot the next free one.
+    busier: Number,
+}
+
+impl<R: Clone> Session<R> {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The sequence that the next new command must have.
+    #[must_use]
+    pub fn expected(&self) -> Sequence {
+        self.expected
+    }
+
+    /// Replies that can be repeated, at most [`limits::SESSION_WINDOW`].
+    #[must_use]
+    pub fn replies_len(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// Decides what to do with the command of this sequence.
+    pub fn check(&self, sequence: Sequence) -> Verdict<R> {
+        let expected = self.expected;
+        if sequence == expected {
+            return Verdict::Apply;
+        }
+        if sequence > expected {
+            return Verdict::Refuse(CommandError::SequenceGap { expected });
+        }
+        let age = usize::try_from(expected.0 - sequence.0).unwrap_or(usize::MAX);
+        match self.replies.len().checked_sub(age).and_then(|at| self.replies.get(at)) {
+            Some(reply) => Verdict::Replay(reply.clone()),
+            None => Verdict::Refuse(CommandError::ReplyForgotten),
+        }
+    }
+
+    /// Remembers the reply to the command that was just applied, forgetting the oldest reply beyond
+    /// [`limits::SESSION_WINDOW`].
+    ///
+    /// # Panics
+    /// If `sequence` is not the expected one: only what [`check`](Self::check) let through counts.
+    pub fn record(&mut self, sequence: Sequence, reply: R) {
+        assert!(sequence == self.expected, "only the expected command is applied");
+        if self.replies.len() == limits::SESSION_WINDOW {
+            self.replies.pop_front();
+        }
+        self.replies.push_back(reply);
+        self.expected = sequence.next();
+    }
+
+    /// Forgets the replies that the client has.
+    fn acknowledge(&mut self, acked_below: Sequence) {
+        let unacked = self.expected.0.saturating_sub(acked_below.0);
+        let unacked = usize::try_from(unacked).unwrap_or(usize::MAX);
+        let acked = self.replies.len().saturating_sub(unacked);
+        self.replies.drain(..acked);
+        // A client that was once far behind must not keep its memory for ever; by halves, so that
+        // moving what is left is paid for by what went.
+        if self.replies.capacity() > REPLIES_KEPT_MIN
+            && self.replies.len() < self.replies.capacity() / 4
+        {
+            self.replies.shrink_to(self.replies.capacity() / 2);
+        }
+    }
+}
+
+/// Capacity for replies that is never given back while the session is open.
+const REPLIES_KEPT_MIN: usize = 64;
+
+/// The number of a slot; [`NONE`] is none.
+type Number = u32;
+const NONE: Number = u32::MAX;
+
+/// All open sessions, in the order of their last activity.
+#[derive(Debug)]
+pub struct Sessions<R> {
+    slots: Vec<Session<R>>,
+    free: Number,
+    /// Slots by session id. Never iterated.
+    table: HashTable<Number>,
+    idlest: Number,
+    busiest: Number,
+    id_last: SessionId,
+    idle_millis_max: u64,
+    sessions_max: usize,
+}
+
+/// Spreads ids, which are minted one after the other, over all 64 bits.
+fn hash(id: SessionId) -> u64 {
+    let product = id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 32)
+}
+
+impl<R: Clone> Sessions<R> {
+    /// No sessions. A session may be idle for `dedup_window_millis`; there are at most
+    /// `sessions_max`, but always room for one. Both must be equal on all nodes.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: NONE,
+            table: HashTable::new(),
+            idlest: NONE,
+            busiest: NONE,
+            id_last: SessionId::ZERO,
+            idle_millis_max: limits.dedup_window_millis,
+            sessions_max: limits.sessions_max.clamp(1, limits::SESSIONS_MAX),
+        }
+    }
+
+    /// Opens a session, whose id was never used before. The idlest session expires if there is no
+    /// room.
+    pub fn open(&mut self, now: Hlc) -> SessionId {
+        if self.table.len() >= self.sessions_max {
+            self.remove(self.idlest);
+        }
+        self.id_last = self.id_last.next();
+        let id = self.id_last;
+        let session = Session {
+            id,
+            active_at: now,
+            expected: Sequence(1),
+            replies: VecDeque::new(),
+            idler: NONE,
+            busier: NONE,
+        };
+        let number = if self.free == NONE {
+            self.slots.push(session);
+            u32::try_from(self.slots.len() - 1).expect("no more slots than SESSIONS_MAX")
+        } else {
+            let number = self.free;
+            let slot = &mut self.slots[number as usize];
+            self.free = slot.busier;
+            *slot = session;
+            number
+        };
+        let slots = &self.slots;
+        self.table.insert_unique(hash(id), number, |number| hash(slots[*number as usize].id));
+        self.link(number);
+        id
+    }
+
+    /// Closes a session; says whether it was open.
+    pub fn close(&mut self, id: SessionId) -> bool {
+        let Some(number) = self.find(id) else { return false };
+        self.remove(number);
+        true
+    }
+
+    /// Log time has reached `now`: sessions that were idle for longer than they may expire.
+    pub fn advance(&mut self, now: Hlc) {
+        while let Some(session) = self.slots.get(self.idlest as usize)
+            && session.active_at.after_millis(self.idle_millis_max) < now
+        {
+            self.remove(self.idlest);
+        }
+    }
+
+    /// A block of this session arrived: it is active now, and the client has the replies of all
+    /// sequences below `acked_below`. Looks the session up once for the whole block.
+    pub fn touch(
+        &mut self,
+        id: SessionId,
+        acked_below: Sequence,
+        now: Hlc,
+    ) -> Option<&mut Session<R>> {
+        let number = self.find(id)?;
+        if number != self.busiest {
+            self.unlink(number);
+            self.link(number);
+        }
+        let session = &mut self.slots[number as usize];
+        session.active_at = now;
+        session.acknowledge(acked_below);
+        Some(session)
+    }
+
+    /// An open session.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<&Session<R>> {
+        self.find(id).map(|number| &self.slots[number as usize])
+    }
+
+    /// An open session, to record replies in.
+    pub fn session_mut(&mut self, id: SessionId) -> Option<&mut Session<R>> {
+        self.find(id).map(|number| &mut self.slots[number as usize])
+    }
+
+    /// Decides what to do with a command; see [`Session::check`]. A command of a session that is not
+    /// open is refused as [`CommandError::SessionExpired`].
+    #[must_use]
+    pub fn check(&self, id: SessionId, sequence: Sequence) -> Verdict<R> {
+        let expired = Verdict::Refuse(CommandError::SessionExpired);
+        self.session(id).map_or(expired, |session| session.check(sequence))
+    }
+
+    /// Remembers a reply; see [`Session::record`].
+    ///
+    /// # Panics
+    /// If [`check`](Self::check) would not let the command through.
+    pub fn record(&mut self, id: SessionId, sequence: Sequence, reply: R) {
+        let session = self.session_mut(id).expect("a command is applied in an open session");
+        session.record(sequence, reply);
+    }
+
+    /// Open sessions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether no session is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// A checksum of all sessions, equal on nodes that have applied the same entries.
+    pub fn digest(&self, hash_reply: impl Fn(&R) -> u64) -> u64 {
+        let mut hasher = Xxh3::new();
+        let mut number = |value: u64| hasher.update(&value.to_le_bytes());
+        number(self.id_last.0);
+        for session in self.idlest_first() {
+            number(session.id.0);
+            number(session.active_at.0);
+            number(session.expected.0);
+            number(session.replies.len() as u64);
+            session.replies.iter().for_each(|reply| number(hash_reply(reply)));
+        }
+        hasher.digest()
+    }
+
+    /// Checks every named invariant; tests and simulations call it after each step.
+    ///
+    /// # Panics
+    /// With the name of the invariant that does not hold.
+    pub fn check_invariants(&self) {
+        assert!(self.len() <= self.sessions_max, "sessions-are-bounded");
+        let (mut count, mut active_at) = (0, Hlc::ZERO);
+        for session in self.idlest_first() {
+            count += 1;
+            assert!(session.active_at >= active_at, "sessions-in-order-of-activity");
+            active_at = session.active_at;
+            assert!(session.id <= self.id_last, "session-ids-are-minted-here");
+            let found = self.session(session.id).map(Session::id);
+            assert!(found == Some(session.id), "session-is-found-by-its-id");
+            assert!(session.replies.len() <= limits::SESSION_WINDOW, "replies-are-bounded");
+            assert!((session.replies.len() as u64) < session.expected.0, "replies-were-recorded");
+        }
+        assert!(count == self.len(), "each-session-is-in-the-order");
+    }
+
+    fn idlest_first(&self) -> impl Iterator<Item = &Session<R>> {
+        let slot = |number: Number| self.slots.get(number as usize);
+        core::iter::successors(slot(self.idlest), move |session| slot(session.busier))
+    }
+
+    fn find(&self, id: SessionId) -> Option<Number> {
+        let is_it = |number: &Number| self.slots[*number as usize].id == id;
+        self.table.find(hash(id), is_it).copied()
+    }
+
+    /// Makes a session that is not in the order the busiest.
+    fn link(&mut self, number: Number) {
+        let idler = core::mem::replace(&mut self.busiest, number);
+        match self.slots.get_mut(idler as usize) {
+            Some(session) => session.busier = number,
+            None => self.idlest = number,
+        }
+        let session = &mut self.slots[number as usize];
+        (session.idler, session.busier) = (idler, NONE);
+    }
+
+    fn unlink(&mut self, number: Number) {
+        let Session { idler, busier, .. } = self.slots[number as usize];
+        match self.slots.get_mut(idler as usize) {
+            Some(session) => session.busier = busier,
+            None => self.idlest = busier,
+        }
+        match self.slots.get_mut(busier as usize) {
+            Some(session) => session.idler = idler,
+            None => self.busiest = idler,
+        }
+    }
+
+    fn remove(&mut self, number: Number) {
+        self.unlink(number);
+        let id = self.slots[number as usize].id;
+        let found = self.table.find_entry(hash(id), |other| *other == number);
+        found.expect("an open session is in the table").remove();
+        let session = &mut self.slots[number as usize];
+        session.replies = VecDeque::new();
+        session.busier = self.free;
+        self.free = number;
+    }
+}

@@ -323,7 +323,7 @@ impl Queues {
     fn list(&self, after: Option<&str>, max: u32) -> Reply {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         let names = self.lines_by_name.range::<str, _>((after, Bound::Unbounded));
-        let info = |(_, line): (&Box<str>, &u32)| {
+        let info = |line: &u32| {
             let line = &self.lines[*line as usize];
             QueueInfo {
                 name: (*line.name).into(),
@@ -333,7 +333,7 @@ impl Queues {
                 sent_total: line.sent_total,
             }
         };
-        Reply::Queues(names.take(max as usize).map(info).collect())
+        Reply::Queues(names.take(max as usize).map(|(_, line)| info(line)).collect())
     }
 
     fn is_available(&self, queue: &str) -> bool {

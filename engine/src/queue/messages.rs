@@ -188,7 +188,7 @@ impl Messages {
         let number = self.slots_len;
         assert!(number < NO_SLOT, "slots-fit-u32: 4 billion messages fit no memory");
         self.slots_len += 1;
-        if number as usize % CHUNK_SLOTS == 0 {
+        if (number as usize).is_multiple_of(CHUNK_SLOTS) {
             self.chunks.push(Vec::with_capacity(CHUNK_SLOTS));
         }
         self.chunks[number as usize / CHUNK_SLOTS].push(slot);
