@@ -1,0 +1,667 @@
+//! The background task of a client: one future that owns the connections, the session, the reads
+//! and the deadlines.
+//!
+//! Each turn takes what has come (frames, calls, time), works it off, and writes what follows, so a
+//! batch of any size costs one wake-up, one read and one write, and nothing is shared under a lock.
+//! What waits while earlier blocks are under way forms the next block; there is no linger timer.
+//! It stops when every handle is gone and every call is answered.
+//! Next: `session` for the window, `reads` for queries, `peers` for the connections.
+
+mod reads;
+
+use crate::call::{Caller, CommandCall, Payload, ReadCall};
+use crate::entropy::Entropy;
+use crate::error::{Rejected, Unknown};
+use crate::leadership::Leadership;
+use crate::options::{Cluster, Node, Options};
+use crate::peers::{LinkId, PeerEvent, Peers};
+use crate::session::{Ended, Fate, Progress, Window};
+use bytes::Bytes;
+use engine::api::{Rejection, Response};
+use engine::block::BlockBuilder;
+use engine::hlc::Clock;
+use engine::ids::{NodeId, SessionId};
+use engine::limits;
+use engine::queue::{Command, Invalid, Reply};
+use engine::time::Micros;
+use engine::wire::client::{
+    Call, ClientFrame, ClusterView, ServerFrame, join_response, read_server_frame,
+};
+use reads::Reads;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Sleep};
+
+/// A block takes no further command once it has this many bytes.
+const BLOCK_BYTES_TARGET: usize = 256 * 1024;
+/// Unanswered blocks beyond which commands wait and batch.
+const BLOCKS_IN_FLIGHT_MAX: usize = 4;
+/// Pause after a node said that it does not lead, so that two that point at each other are not asked
+/// in a circle without rest.
+const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+/// Pause after a leader said that it is full.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+/// With no leader known for this long, any node is asked.
+const LEADERLESS: Duration = Duration::from_millis(60);
+/// How long the goodbye to a session may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+
+const _: () = assert!(BLOCK_BYTES_TARGET <= limits::BLOCK_BYTES_MAX);
+
+/// What handles can see.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) cluster: Cluster,
+    /// Each address that fails, and how.
+    pub(crate) troubles: Vec<(String, String)>,
+}
+
+/// The handles' ends of the driver's channels.
+#[derive(Clone, Debug)]
+pub(crate) struct Ports {
+    pub(crate) commands: mpsc::Sender<CommandCall>,
+    pub(crate) reads: mpsc::Sender<ReadCall>,
+    pub(crate) published: watch::Receiver<Published>,
+}
+
+enum Session {
+    /// Not open; the number of the call that opens it, while one is under way.
+    Closed {
+        opening: Option<u64>,
+    },
+    Open(Window<Caller>),
+    /// Saying goodbye, at the latest until then.
+    Closing {
+        until: Instant,
+    },
+}
+
+/// The task.
+pub(crate) struct Driver {
+    options: Options,
+    entropy: Arc<Entropy>,
+    commands: mpsc::Receiver<CommandCall>,
+    reads_intake: mpsc::Receiver<ReadCall>,
+    published: watch::Sender<Published>,
+    peers: Peers,
+    view: ClusterView,
+    leadership: Leadership,
+    /// The connection that the session's blocks and the reads went to last.
+    target: Option<LinkId>,
+    /// Commands without a sequence yet.
+    waiting: VecDeque<CommandCall>,
+    session: Session,
+    reads: Reads,
+    clock: Clock,
+    requests: u64,
+    /// Nothing is sent before then.
+    paused_until: Option<Instant>,
+    /// When to ask any node, while no leader is known.
+    guess_at: Option<Instant>,
+    guesses: usize,
+    /// No caller's deadline is earlier.
+    next_overdue: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    events: Vec<PeerEvent>,
+    intake: Vec<CommandCall>,
+    is_news: bool,
+    handles_gone: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        addresses: &[String],
+        options: Options,
+        entropy: Arc<Entropy>,
+    ) -> (Self, Ports) {
+        let (commands_in, commands) = mpsc::channel(options.window_clamped());
+        let (reads_in, reads_intake) = mpsc::channel(options.window_clamped());
+        let (published, published_out) = watch::channel(Published::default());
+        let ports = Ports { commands: commands_in, reads: reads_in, published: published_out };
+        let driver = Self {
+            peers: Peers::new(addresses, &options, Instant::now()),
+            options,
+            entropy,
+            commands,
+            reads_intake,
+            published,
+            view: ClusterView::default(),
+            leadership: Leadership::default(),
+            target: None,
+            waiting: VecDeque::new(),
+            session: Session::Closed { opening: None },
+            reads: Reads::default(),
+            clock: Clock::default(),
+            requests: 0,
+            paused_until: None,
+            guess_at: None,
+            guesses: 0,
+            next_overdue: None,
+            sleep: None,
+            events: Vec::new(),
+            intake: Vec::new(),
+            is_news: false,
+            handles_gone: false,
+        };
+        (driver, ports)
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let mut events = std::mem::take(&mut self.events);
+        self.peers.poll(cx, now, &self.entropy, &mut events);
+        for event in events.drain(..) {
+            self.on_event(now, event);
+        }
+        self.take_calls(cx);
+        self.end_overdue(now);
+        self.follow_leader(now);
+        if self.paused_until.is_none_or(|until| until <= now) {
+            self.paused_until = None;
+            self.send_session(now);
+        }
+        self.send_reads(now);
+        self.peers.poll_write(cx, now, &self.entropy, &mut events);
+        if !events.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        self.events = events;
+        self.publish();
+    }
+
+    fn on_event(&mut self, now: Instant, event: PeerEvent) {
+        match event {
+            PeerEvent::Up { welcome } => self.on_view(now, welcome.view),
+            PeerEvent::Down { link } => self.on_down(now, link),
+            PeerEvent::Frame { link, node, frame } => {
+                let taken = read_server_frame(&frame).map_err(|error| error.to_string());
+                let taken =
+                    taken.and_then(|(frame, bodies)| self.on_frame(now, link, node, frame, bodies));
+                if let Err(trouble) = taken {
+                    self.peers.break_off(link, trouble, now, &self.entropy);
+                    self.on_down(now, link);
+                }
+            }
+        }
+    }
+
+    fn on_down(&mut self, now: Instant, link: LinkId) {
+        self.is_news = true;
+        self.reads.on_lost(link);
+        if self.target == Some(link) {
+            self.forget_target();
+        }
+        // Another address of the same node may have to take over.
+        let view = std::mem::take(&mut self.view);
+        self.peers.learn(&view, now);
+        self.view = view;
+    }
+
+    fn on_view(&mut self, now: Instant, view: ClusterView) {
+        self.is_news = true;
+        let before = self.leadership.leader();
+        self.leadership.on_view(&view);
+        if self.leadership.leader() != before {
+            let (leader, term) = (self.leadership.leader(), self.leadership.term());
+            tracing::debug!(?leader, %term, "leader changed");
+        }
+        if view.term >= self.view.term {
+            self.peers.learn(&view, now);
+            self.view = view;
+        }
+    }
+
+    fn on_frame(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        node: NodeId,
+        frame: ServerFrame,
+        bodies: Vec<Bytes>,
+    ) -> Result<(), String> {
+        match frame {
+            ServerFrame::View(view) => self.on_view(now, view),
+            ServerFrame::Pong(_) => {}
+            ServerFrame::Status { request, status } => self.reads.on_status(request, status),
+            ServerFrame::Response { request, answer, .. } => {
+                let response = join_response(answer, bodies);
+                if let Response::Rejected(rejection) = &response {
+                    self.on_rejection(now, node, rejection);
+                }
+                if let Response::Unknown { leader } = &response {
+                    self.leadership.on_refusal(node, *leader);
+                }
+                if self.reads.is_sent(request) {
+                    self.reads.on_response(request, response);
+                } else if self.target == Some(link) {
+                    self.on_session_response(request, response)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a refusal tells about where and when to try again.
+    fn on_rejection(&mut self, now: Instant, node: NodeId, rejection: &Rejection) {
+        let pause = match rejection {
+            Rejection::NotLeader { leader } => {
+                self.leadership.on_refusal(node, *leader);
+                REFUSED_PAUSE
+            }
+            Rejection::ShuttingDown => {
+                self.leadership.on_refusal(node, None);
+                REFUSED_PAUSE
+            }
+            Rejection::Full { .. } => FULL_PAUSE,
+            Rejection::Malformed { .. } => return,
+        };
+        self.paused_until = Some(now + self.entropy.jittered(pause));
+    }
+
+    fn on_session_response(
+        &mut self,
+        request: u64,
+        response: Response<Reply>,
+    ) -> Result<(), String> {
+        if matches!(&self.session, Session::Closed { opening: Some(own) } if *own == request) {
+            return self.on_opened(response);
+        }
+        let Session::Open(window) = &mut self.session else { return Ok(()) };
+        let progress = match response {
+            Response::Applied { results, bodies, .. } => {
+                window.on_applied(request, results, bodies, answer_command)
+            }
+            Response::Invalid { command, reply } => {
+                window.on_invalid(request, command as usize, reply)
+            }
+            Response::Rejected(Rejection::Malformed { reason }) => {
+                return self.on_malformed(request, &reason);
+            }
+            Response::Rejected(_) | Response::Unknown { .. } => {
+                window.on_undone(request);
+                Progress::Rewound
+            }
+            Response::SessionOpened(_)
+            | Response::SessionClosed
+            | Response::Answer { .. }
+            | Response::Ready
+            | Response::TimedOut => Progress::Contradiction,
+        };
+        match progress {
+            Progress::Answered | Progress::Rewound | Progress::Stale => Ok(()),
+            Progress::Expired => {
+                self.expire_session(Some(request));
+                Ok(())
+            }
+            Progress::Contradiction => {
+                self.expire_session(None);
+                Err(format!("answer to request {request} contradicts the protocol"))
+            }
+        }
+    }
+
+    fn on_opened(&mut self, response: Response<Reply>) -> Result<(), String> {
+        self.session = Session::Closed { opening: None };
+        match response {
+            Response::SessionOpened(session) if session != SessionId::ZERO => {
+                // Deletes a message that never was, from a queue that need not be.
+                let ids = vec![self.entropy.message_id()];
+                let mut placeholder = Vec::new();
+                Command::Delete { queue: "-".to_owned(), ids }.encode_into(&mut placeholder);
+                self.session = Session::Open(Window::new(session, placeholder));
+                Ok(())
+            }
+            Response::Rejected(_) | Response::Unknown { .. } => Ok(()),
+            other => Err(format!("a request to open a session was answered with {other:?}")),
+        }
+    }
+
+    /// A node cannot read a block: nothing in it had an effect by this transmission. Which of its
+    /// commands is at fault is not known, so its whole session goes.
+    fn on_malformed(&mut self, request: u64, reason: &str) -> Result<(), String> {
+        let Session::Open(window) = self.take_session() else { return Ok(()) };
+        window.expire(Some(request), |caller, fate| match fate {
+            Fate::NeverApplied(_) => {
+                caller.end(Err(Rejected::Malformed { reason: reason.to_owned() }.into()));
+            }
+            Fate::Unknown => caller.end(Err(Unknown::SessionExpired.into())),
+        });
+        Ok(())
+    }
+
+    /// Ends the session; what was certainly not applied goes into the next one.
+    fn expire_session(&mut self, request: Option<u64>) {
+        let Session::Open(window) = self.take_session() else { return };
+        tracing::debug!(session = %window.session(), "session expired");
+        let mut again = Vec::new();
+        window.expire(request, |caller, fate| match fate {
+            Fate::NeverApplied(command) => again.push(CommandCall {
+                bytes_max: command.len(),
+                payload: Payload::Encoded(command),
+                caller,
+            }),
+            Fate::Unknown => caller.end(Err(Unknown::SessionExpired.into())),
+        });
+        for call in again.into_iter().rev() {
+            self.waiting.push_front(call);
+        }
+    }
+
+    fn take_session(&mut self) -> Session {
+        std::mem::replace(&mut self.session, Session::Closed { opening: None })
+    }
+
+    fn take_calls(&mut self, cx: &mut Context<'_>) {
+        let mut commands_gone = false;
+        while !commands_gone && self.waiting.len() < self.options.window_clamped() {
+            let room = self.options.window_clamped() - self.waiting.len();
+            match self.commands.poll_recv_many(cx, &mut self.intake, room) {
+                Poll::Pending => break,
+                Poll::Ready(taken) => commands_gone = taken == 0,
+            }
+            for call in self.intake.drain(..) {
+                self.next_overdue = Some(earlier(self.next_overdue, call.caller.deadline));
+                self.waiting.push_back(call);
+            }
+        }
+        let mut reads_gone = false;
+        while self.reads.waiting() < self.options.window_clamped() {
+            match self.reads_intake.poll_recv(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => {
+                    reads_gone = true;
+                    break;
+                }
+                Poll::Ready(Some(call)) => {
+                    self.next_overdue = Some(earlier(self.next_overdue, call.deadline()));
+                    self.reads.push(call);
+                }
+            }
+        }
+        self.handles_gone = commands_gone && reads_gone;
+    }
+
+    /// Tells the callers whose time is up.
+    fn end_overdue(&mut self, now: Instant) {
+        if self.next_overdue.is_none_or(|at| at > now) {
+            return;
+        }
+        let trouble = self.trouble();
+        let mut next: Option<Instant> = None;
+        for call in std::mem::take(&mut self.waiting) {
+            if call.caller.deadline <= now {
+                call.caller.end_unreached(&trouble);
+            } else {
+                next = Some(earlier(next, call.caller.deadline));
+                self.waiting.push_back(call);
+            }
+        }
+        self.reads.end_overdue(now, &trouble);
+        next = next.into_iter().chain(self.reads.deadlines().min()).min();
+        if let Session::Open(window) = &mut self.session {
+            window.abandon(|caller| caller.deadline <= now, |caller| caller.end_unknown(&trouble));
+            next =
+                next.into_iter().chain(window.callers().map(|caller| caller.deadline).min()).min();
+        }
+        self.next_overdue = next;
+    }
+
+    /// Why there is no answer, as far as can be told.
+    fn trouble(&self) -> String {
+        let mut trouble = match self.leadership.leader() {
+            None => "no leader is known".to_owned(),
+            Some(leader) if self.peers.link_to(leader).is_some() => {
+                format!("node {leader} leads and has not answered")
+            }
+            Some(leader) => format!("node {leader} leads and cannot be reached"),
+        };
+        for (address, why) in self.peers.troubles() {
+            trouble.push_str(&format!("; {address}: {why}"));
+        }
+        trouble
+    }
+
+    fn forget_target(&mut self) {
+        self.target = None;
+        match &mut self.session {
+            Session::Open(window) => window.rewind(),
+            Session::Closed { opening } => *opening = None,
+            Session::Closing { .. } => {}
+        }
+    }
+
+    fn leader_link(&self) -> Option<LinkId> {
+        self.peers.link_to(self.leadership.leader()?)
+    }
+
+    /// Turns to the leader, or, when none is known for a while, to anybody.
+    fn follow_leader(&mut self, now: Instant) {
+        if self.leadership.leader().is_none() && self.is_work_left() {
+            let guess_at =
+                *self.guess_at.get_or_insert_with(|| now + self.entropy.jittered(LEADERLESS));
+            if guess_at <= now {
+                self.guess_at = None;
+                self.guesses += 1;
+                let connected: Vec<NodeId> = self.peers.connected().collect();
+                if !connected.is_empty() {
+                    self.leadership.guess(connected[self.guesses % connected.len()]);
+                }
+            }
+        } else {
+            self.guess_at = None;
+        }
+        // While no leader can be reached, the last one may still answer what it has.
+        if let Some(link) = self.leader_link()
+            && self.target != Some(link)
+        {
+            self.forget_target();
+            self.reads.on_leader(link);
+            self.target = Some(link);
+        }
+    }
+
+    fn send_session(&mut self, now: Instant) {
+        let Some(link) = self.leader_link() else { return };
+        match &mut self.session {
+            Session::Closed { opening: None } if !self.waiting.is_empty() => {
+                let request = self.propose(link, Bytes::from(BlockBuilder::open_session()));
+                self.session = Session::Closed { opening: Some(request) };
+            }
+            Session::Open(window) if self.handles_gone && window.callers().next().is_none() => {
+                let goodbye = BlockBuilder::close_session(window.session());
+                self.propose(link, Bytes::from(goodbye));
+                self.session = Session::Closing { until: now + CLOSE_TIMEOUT };
+            }
+            Session::Open(_) => self.send_blocks(link),
+            Session::Closed { .. } | Session::Closing { .. } => {}
+        }
+    }
+
+    fn send_blocks(&mut self, link: LinkId) {
+        let Session::Open(mut window) = self.take_session() else { return };
+        loop {
+            while let Some(block) = window.transmit(self.requests + 1) {
+                self.propose(link, block);
+            }
+            let room = self.options.window_clamped().saturating_sub(window.span());
+            let is_turn = window.unanswered_blocks() < BLOCKS_IN_FLIGHT_MAX;
+            if room == 0 || !is_turn || self.waiting.is_empty() {
+                break;
+            }
+            self.build_block(&mut window, room.min(limits::COMMANDS_PER_BLOCK_MAX));
+        }
+        self.session = Session::Open(window);
+    }
+
+    /// Moves waiting commands, in order, into one block.
+    fn build_block(&mut self, window: &mut Window<Caller>, count_max: usize) {
+        assert!(window.is_all_sent());
+        let wall = Micros::from_millis((self.options.now_millis)());
+        let mut builder = window.start_block();
+        let mut callers = Vec::with_capacity(count_max.min(self.waiting.len()));
+        while callers.len() < count_max
+            && let Some(call) = self.waiting.front()
+            && (builder.is_empty() || builder.bytes_len() + call.bytes_max <= BLOCK_BYTES_TARGET)
+        {
+            let Some(CommandCall { payload, caller, .. }) = self.waiting.pop_front() else { break };
+            match payload {
+                Payload::Encoded(command) => builder.push(&command),
+                Payload::Fresh(mut command) => {
+                    if let Command::Send { messages } = &mut command {
+                        messages.iter_mut().for_each(|m| m.sent_at = self.clock.stamp(wall));
+                    }
+                    builder.push_with(|out| command.encode_into(out));
+                }
+            }
+            callers.push(caller);
+        }
+        window.push_block(builder, callers);
+    }
+
+    fn send_reads(&mut self, now: Instant) {
+        let leader = self.leader_link();
+        let ready = self.paused_until.is_none();
+        let peers = &mut self.peers;
+        self.reads.send(now, &mut self.requests, |call| match call {
+            ReadCall::Status { node, .. } => peers.link_to(*node),
+            ReadCall::Query { .. } | ReadCall::Watch { .. } => leader.filter(|_| ready),
+        });
+        for (link, frame, tail) in self.reads.outbound() {
+            peers.write(link, &frame, &[tail]);
+        }
+    }
+
+    fn propose(&mut self, link: LinkId, block: Bytes) -> u64 {
+        self.requests += 1;
+        let call = ClientFrame::Call { request: self.requests, call: Call::Propose };
+        self.peers.write(link, &call, &[block]);
+        self.requests
+    }
+
+    fn is_work_left(&self) -> bool {
+        let in_session = match &self.session {
+            Session::Open(window) => window.callers().next().is_some(),
+            Session::Closed { .. } => false,
+            Session::Closing { .. } => true,
+        };
+        in_session || !self.waiting.is_empty() || !self.reads.is_empty()
+    }
+
+    fn is_finished(&self, now: Instant) -> bool {
+        if !self.handles_gone || !self.waiting.is_empty() || !self.reads.is_empty() {
+            return false;
+        }
+        match &self.session {
+            Session::Closed { .. } => true,
+            // Without a leader there is nobody to say goodbye to; the session will expire.
+            Session::Open(window) => {
+                window.callers().next().is_none() && self.leader_link().is_none()
+            }
+            Session::Closing { until } => {
+                now >= *until || self.target.is_none_or(|link| self.peers.is_written(link))
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let is_connecting = self.published.borrow().cluster.cluster.is_none();
+        if !std::mem::take(&mut self.is_news) && !is_connecting {
+            return;
+        }
+        let leader = self.leadership.leader();
+        let mut nodes: Vec<Node> = self
+            .view
+            .nodes
+            .iter()
+            .map(|member| Node {
+                node: member.node,
+                address: member.address.clone(),
+                leader: leader == Some(member.node),
+                connected: self.peers.link_to(member.node).is_some(),
+                health: member.health,
+            })
+            .collect();
+        nodes.sort_by_key(|node| node.node);
+        let own = |(address, trouble): (&str, &str)| (address.to_owned(), trouble.to_owned());
+        let news = Published {
+            cluster: Cluster {
+                cluster: self.peers.cluster(),
+                leader,
+                term: self.leadership.term(),
+                nodes,
+            },
+            troubles: self.peers.troubles().map(own).collect(),
+        };
+        self.published.send_if_modified(|published| {
+            let is_different = *published != news;
+            if is_different {
+                *published = news;
+            }
+            is_different
+        });
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let closing = match &self.session {
+            Session::Closing { until } => Some(*until),
+            Session::Open(_) | Session::Closed { .. } => None,
+        };
+        let own = [self.paused_until, self.guess_at, self.next_overdue, closing];
+        own.into_iter().flatten().chain(self.peers.next_deadline()).min()
+    }
+
+    /// Sees to it that the next turn comes in time.
+    fn arm(&mut self, cx: &mut Context<'_>) {
+        let Some(deadline) = self.next_deadline() else { return };
+        let sleep = match &mut self.sleep {
+            // An armed timer keeps its waker; one that comes too early costs a turn now and then,
+            // moving it at every turn would cost more.
+            Some(sleep) if sleep.deadline() <= deadline && !sleep.is_elapsed() => return,
+            Some(sleep) => {
+                sleep.as_mut().reset(deadline);
+                sleep
+            }
+            None => self.sleep.insert(Box::pin(tokio::time::sleep_until(deadline))),
+        };
+        if sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        self.turn(cx, now);
+        if self.is_finished(now) {
+            return Poll::Ready(());
+        }
+        self.arm(cx);
+        Poll::Pending
+    }
+}
+
+fn earlier(known: Option<Instant>, other: Instant) -> Instant {
+    known.map_or(other, |known| known.min(other))
+}
+
+fn answer_command(caller: Caller, ended: Ended) {
+    caller.end(match ended {
+        Ended::Applied(Reply::Invalid(invalid), _) | Ended::Refused(Reply::Invalid(invalid)) => {
+            Err(Rejected::Invalid(invalid).into())
+        }
+        Ended::Applied(reply, bodies) => Ok((reply, bodies)),
+        Ended::Refused(_) => Err(Rejected::Invalid(Invalid::Undecodable).into()),
+        Ended::Forgotten => Err(Unknown::ReplyForgotten.into()),
+        Ended::BodiesMissing => {
+            let reason = "it lacks message bodies".to_owned();
+            Err(Unknown::Reply { reason }.into())
+        }
+    });
+}
