@@ -1,8 +1,34 @@
 //! The log store: segments of flushes of records in a directory of files, without doing any IO itself.
-pub mod disk;
-mod identity;
+//!
+//! Owns what is durable: the log, Raft's hard state and the directory's identity. Never performs an
+//! operation: a [`Store`] makes jobs of a few disk operations, a driver performs them on a
+//! [`disk::Disk`] and reports back; only making and opening a directory block.
+//!
+//! ```text
+//!  persist -> queue -> next_flush -> job -> (disk) -> flush_done -> votes, acknowledgements, replies
+//! ```
+//!
+//! The log is only ever appended to. A record whose index is not above the last one replaces
+//! everything from there on, so Raft's truncation costs no operation (Raft §5.3). The hard state
+//! stands in every flush, atomically with the entries it belongs to. Opening a log tells a torn tail,
+//! which is cut, from a hole in what was durable, which is refused.
+//!
+//! Next: [`format`] for the bytes, `store` for group commit, [`scan`] for the recovery scan.
 
+pub mod disk;
+mod entries;
+mod error;
+pub mod format;
+mod identity;
+mod read;
+mod recovery;
+pub mod scan;
+mod store;
+
+pub use error::{Damage, StorageError, Whose};
 pub use identity::Identity;
+pub use read::ReadPlan;
+pub use store::Store;
 
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, NodeId, Term};

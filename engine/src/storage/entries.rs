@@ -1,0 +1,82 @@
+//! Where each entry of the log lies on disk: twelve bytes an entry.
+//!
+//! Owns the map from index to place, truncated and appended to exactly as the log is. Never knows
+//! what an entry says. Next: `store` for who keeps it.
+
+use crate::ids::LogIndex;
+use alloc::collections::VecDeque;
+
+/// Where one record's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Slot {
+    segment: u32,
+    offset: u32,
+    len: u32,
+}
+
+impl Slot {
+    pub(super) fn new(segment: u64, offset: u64, len: usize) -> Self {
+        Self {
+            segment: u32::try_from(segment).expect("2^32 segments of 64 MiB are never written"),
+            offset: u32::try_from(offset).expect("a segment is shorter than 4 GiB"),
+            len: u32::try_from(len).expect("a record is shorter than 4 GiB"),
+        }
+    }
+
+    pub(super) fn segment(self) -> u64 {
+        u64::from(self.segment)
+    }
+
+    pub(super) fn offset(self) -> u64 {
+        u64::from(self.offset)
+    }
+
+    pub(super) fn len(self) -> usize {
+        self.len as usize
+    }
+
+    pub(super) fn end(self) -> u64 {
+        self.offset() + u64::from(self.len)
+    }
+}
+
+/// The slots of consecutive entries from `first` on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Entries {
+    first: LogIndex,
+    slots: VecDeque<Slot>,
+}
+
+impl Entries {
+    pub(super) fn new() -> Self {
+        Self { first: LogIndex(1), slots: VecDeque::new() }
+    }
+
+    /// The index after the last.
+    pub(super) fn end(&self) -> LogIndex {
+        LogIndex(self.first.0 + self.slots.len() as u64)
+    }
+
+    pub(super) fn slot(&self, index: LogIndex) -> Option<Slot> {
+        let at = index.0.checked_sub(self.first.0)?;
+        self.slots.get(usize::try_from(at).ok()?).copied()
+    }
+
+    /// Forgets the entries from `index` on.
+    pub(super) fn truncate(&mut self, index: LogIndex) {
+        let kept = index.0.saturating_sub(self.first.0);
+        self.slots.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+    }
+
+    /// Puts an entry at `index`, which is there or is the next: what was there from it on is gone.
+    pub(super) fn put(&mut self, index: LogIndex, slot: Slot) {
+        assert!(index >= self.first);
+        assert!(index <= self.end());
+        self.truncate(index);
+        self.slots.push_back(slot);
+    }
+
+    pub(super) fn slots(&self) -> impl DoubleEndedIterator<Item = Slot> + '_ {
+        self.slots.iter().copied()
+    }
+}

@@ -1,0 +1,390 @@
+//! The bytes of a data directory: the headers of segments and flushes, and the identity file.
+//!
+//! Owns the layouts and their checks, as pure functions over bytes. Never reads a file, and never
+//! decides what a failed check means: that is `scan`'s. Next: `scan`.
+//!
+//! A segment is a header, then flushes one after another:
+//!
+//! ```text
+//!  0                64                   64 + f1           64 + f1 + f2
+//!  +----------------+--------------------+-----------------+------
+//!  | segment header |      flush 1       |     flush 2     |  ...
+//!  +----------------+--------------------+-----------------+------
+//!
+//!  segment header
+//!  0        8     11  12      16        32      40        48          56             64
+//!  +--------+-----+---+-------+---------+-------+---------+-----------+--------------+
+//!  |checksum|"PHS"|ver| group | cluster | node  | segment |first index|first sequence|
+//!  |  u64   |     |u8 |  u32  | 16 bytes|  u64  |   u64   |    u64    |     u64      |
+//!  +--------+-----+---+-------+---------+-------+---------+-----------+--------------+
+//! ```
+//!
+//! `first index` is one more than the log's last entry when the segment was begun, and `first
+//! sequence` that of its first flush: segments chain, so none can go missing unnoticed. The checksum
+//! is plain XXH3-64, so that a foreign segment is told from a damaged one.
+//!
+//! A flush is what one fdatasync made durable: the hard state, and the records of all the persists
+//! that it coalesces, exactly as the leader encoded them, zero padded to a multiple of 8:
+//!
+//! ```text
+//!  0        8     11  12      16     20     24       32       40      48     56       64
+//!  +--------+-----+---+-------+------+------+--------+--------+-------+------+--------+---------+----+
+//!  |checksum|"PHF"|ver|records|count | zero |sequence| commit | term  |voted | record | records |zero|
+//!  |  u64   |     |u8 | bytes | u32  | u32  |  u64   |  u64   |  u64  | for  | digest |         |    |
+//!  +--------+-----+---+-------+------+------+--------+--------+-------+------+--------+---------+----+
+//! ```
+//!
+//! `sequence` counts flushes from 1 over all segments. `voted for` is 0 for nobody. The checksum
+//! covers the rest of the header and the header's place (segment and offset), and is seeded with
+//! cluster, node and group: a flush of another node, or a copy of one of ours that somebody sent as
+//! a message, never passes. `record digest` chains the records' checksums, so that a whole flush is
+//! exactly what was once written and no mixture.
+//!
+//! ```text
+//!  identity
+//!  0        8     11  12
+//!  +--------+-----+---+---------------------------+
+//!  |checksum|"PHI"|ver| bincode of `Identity`     |
+//!  +--------+-----+---+---------------------------+
+//! ```
+//!
+//! Little-endian throughout. Versions to come keep the first twelve bytes of each, so that an old
+//! build can say "upgrade" where it would otherwise see damage.
+
+use super::{HardState, Identity};
+use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
+use crate::record::{ChecksumSeed, Record};
+use crate::wire;
+use alloc::vec::Vec;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Bytes of a segment's header.
+pub const SEGMENT_HEADER_BYTES: usize = 64;
+/// Bytes of a flush's header.
+pub const FLUSH_HEADER_BYTES: usize = 64;
+/// Flushes begin at multiples of this, bytes.
+pub const FLUSH_ALIGNMENT: usize = 8;
+/// The version of all three layouts.
+pub const FORMAT_VERSION: u8 = 1;
+
+const SEGMENT_MAGIC: [u8; 3] = *b"PHS";
+const FLUSH_MAGIC: [u8; 3] = *b"PHF";
+const IDENTITY_MAGIC: [u8; 3] = *b"PHI";
+/// Checksum, magic and version: what every version has.
+const PREFIX_BYTES: usize = 12;
+
+const _: () = {
+    assert!(SEGMENT_HEADER_BYTES % FLUSH_ALIGNMENT == 0);
+    assert!(FLUSH_HEADER_BYTES % FLUSH_ALIGNMENT == 0);
+};
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// What a log's bytes are bound to: whose they are, and the seeds that follow from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// The node.
+    pub node: NodeId,
+    record_seed: ChecksumSeed,
+    flush_seed: u64,
+}
+
+impl Owner {
+    /// The owner of a node's log of a group.
+    #[must_use]
+    pub fn new(cluster: ClusterId, group: GroupId, node: NodeId) -> Self {
+        let record_seed = ChecksumSeed::of(cluster, group);
+        let flush_seed = xxh3_64_with_seed(&node.0.to_le_bytes(), record_seed.0);
+        Self { cluster, group, node, record_seed, flush_seed }
+    }
+
+    /// The seed of the records' checksums: the same on every node of the group.
+    #[must_use]
+    pub fn record_seed(&self) -> ChecksumSeed {
+        self.record_seed
+    }
+}
+
+/// Why bytes are not the header that they should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeaderError {
+    /// Too short, or checksum, magic or zeros are wrong: damaged or never wholly written.
+    Broken,
+    /// Whole, but of a version that this build does not know.
+    Version(u8),
+}
+
+/// The header of a segment; see the module's diagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentHeader {
+    /// The cluster whose it is.
+    pub cluster: ClusterId,
+    /// The group whose it is.
+    pub group: GroupId,
+    /// The node whose it is.
+    pub node: NodeId,
+    /// Its number, as in the file's name.
+    pub segment: u64,
+    /// The log's last index when it was begun, plus one.
+    pub first_index: LogIndex,
+    /// The sequence of its first flush.
+    pub first_sequence: u64,
+}
+
+impl SegmentHeader {
+    /// The header's bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        bytes[8..11].copy_from_slice(&SEGMENT_MAGIC);
+        bytes[11] = FORMAT_VERSION;
+        bytes[12..16].copy_from_slice(&self.group.0.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.cluster.0);
+        bytes[32..40].copy_from_slice(&self.node.0.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.segment.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.first_index.0.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.first_sequence.to_le_bytes());
+        let checksum = xxh3_64(&bytes[8..]);
+        bytes[..8].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The header at the start of `bytes`.
+    ///
+    /// # Errors
+    /// Says whether it is broken or too new.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let bytes = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(HeaderError::Broken)?;
+        if bytes[8..11] != SEGMENT_MAGIC || u64_at(bytes, 0) != xxh3_64(&bytes[8..]) {
+            return Err(HeaderError::Broken);
+        }
+        if bytes[11] != FORMAT_VERSION {
+            return Err(HeaderError::Version(bytes[11]));
+        }
+        Ok(Self {
+            cluster: ClusterId(bytes[16..32].try_into().expect("sixteen bytes")),
+            group: GroupId(u32_at(bytes, 12)),
+            node: NodeId(u64_at(bytes, 32)),
+            segment: u64_at(bytes, 40),
+            first_index: LogIndex(u64_at(bytes, 48)),
+            first_sequence: u64_at(bytes, 56),
+        })
+    }
+}
+
+/// Where a flush's header stands: a part of what its checksum covers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The segment's number.
+    pub segment: u64,
+    /// Bytes from the segment's start.
+    pub offset: u64,
+}
+
+/// The header of a flush; see the module's diagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlushHeader {
+    /// Bytes of the records, without the padding.
+    pub records_bytes: u32,
+    /// How many records.
+    pub record_count: u32,
+    /// The flush's number, from 1 and without gaps over all segments.
+    pub sequence: u64,
+    /// The hard state from here on.
+    pub hard_state: HardState,
+    /// See [`chain_digest`].
+    pub record_digest: u64,
+}
+
+impl FlushHeader {
+    /// The header's bytes at `place` of `owner`'s log.
+    #[must_use]
+    pub fn encode(&self, owner: &Owner, place: Place) -> [u8; FLUSH_HEADER_BYTES] {
+        let voted_for = self.hard_state.voted_for.unwrap_or(NodeId::ZERO);
+        let mut bytes = [0; FLUSH_HEADER_BYTES];
+        bytes[8..11].copy_from_slice(&FLUSH_MAGIC);
+        bytes[11] = FORMAT_VERSION;
+        bytes[12..16].copy_from_slice(&self.records_bytes.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.record_count.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.hard_state.commit.0.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.hard_state.term.0.to_le_bytes());
+        bytes[48..56].copy_from_slice(&voted_for.0.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.record_digest.to_le_bytes());
+        let checksum = flush_checksum(owner, place, &bytes);
+        bytes[..8].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The header at the start of `bytes`, which stand at `place` of `owner`'s log.
+    ///
+    /// # Errors
+    /// Says whether it is broken or too new.
+    pub fn decode(owner: &Owner, place: Place, bytes: &[u8]) -> Result<Self, HeaderError> {
+        let bytes = bytes.get(..FLUSH_HEADER_BYTES).ok_or(HeaderError::Broken)?;
+        let bytes: &[u8; FLUSH_HEADER_BYTES] = bytes.try_into().expect("sliced to this length");
+        // The magic is compared first because a scan for later flushes tries every eighth byte.
+        if bytes[8..11] != FLUSH_MAGIC || u64_at(bytes, 0) != flush_checksum(owner, place, bytes) {
+            return Err(HeaderError::Broken);
+        }
+        if bytes[11] != FORMAT_VERSION {
+            return Err(HeaderError::Version(bytes[11]));
+        }
+        let voted_for = NodeId(u64_at(bytes, 48));
+        Ok(Self {
+            records_bytes: u32_at(bytes, 12),
+            record_count: u32_at(bytes, 16),
+            sequence: u64_at(bytes, 24),
+            hard_state: HardState {
+                commit: LogIndex(u64_at(bytes, 32)),
+                term: Term(u64_at(bytes, 40)),
+                voted_for: (voted_for != NodeId::ZERO).then_some(voted_for),
+            },
+            record_digest: u64_at(bytes, 56),
+        })
+    }
+
+    /// Bytes of the whole flush: header, records and padding.
+    #[must_use]
+    pub fn flush_bytes(&self) -> u64 {
+        flush_bytes(u64::from(self.records_bytes))
+    }
+}
+
+/// Bytes of a flush of `records_bytes` bytes of records, with header and padding.
+#[must_use]
+pub fn flush_bytes(records_bytes: u64) -> u64 {
+    (FLUSH_HEADER_BYTES as u64 + records_bytes).next_multiple_of(FLUSH_ALIGNMENT as u64)
+}
+
+/// The digest of a flush's records so far and one more. It starts from 0.
+#[must_use]
+pub fn chain_digest(digest: u64, record: &Record) -> u64 {
+    // A record begins with its own checksum, which stands for all its bytes.
+    xxh3_64_with_seed(&record.bytes()[..8], digest)
+}
+
+fn flush_checksum(owner: &Owner, place: Place, header: &[u8; FLUSH_HEADER_BYTES]) -> u64 {
+    let mut covered = [0; FLUSH_HEADER_BYTES + 8];
+    covered[..56].copy_from_slice(&header[8..]);
+    covered[56..64].copy_from_slice(&place.segment.to_le_bytes());
+    covered[64..].copy_from_slice(&place.offset.to_le_bytes());
+    xxh3_64_with_seed(&covered, owner.flush_seed)
+}
+
+/// The bytes of the identity file.
+#[must_use]
+pub fn encode_identity(identity: &Identity) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(PREFIX_BYTES);
+    bytes.resize(8, 0);
+    bytes.extend_from_slice(&IDENTITY_MAGIC);
+    bytes.push(FORMAT_VERSION);
+    wire::encode_into(identity, &mut bytes);
+    let checksum = xxh3_64(&bytes[8..]);
+    bytes[..8].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// The identity in the bytes of its file.
+///
+/// # Errors
+/// Says whether they are broken or too new.
+pub fn decode_identity(bytes: &[u8]) -> Result<Identity, HeaderError> {
+    if bytes.len() < PREFIX_BYTES
+        || bytes[8..11] != IDENTITY_MAGIC
+        || u64_at(bytes, 0) != xxh3_64(&bytes[8..])
+    {
+        return Err(HeaderError::Broken);
+    }
+    if bytes[11] != FORMAT_VERSION {
+        return Err(HeaderError::Version(bytes[11]));
+    }
+    wire::decode("identity", &bytes[PREFIX_BYTES..]).map_err(|_| HeaderError::Broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(node: u64) -> Owner {
+        Owner::new(ClusterId([7; 16]), GroupId(0), NodeId(node))
+    }
+
+    fn flush() -> FlushHeader {
+        let hard_state =
+            HardState { term: Term(4), voted_for: Some(NodeId(2)), commit: LogIndex(9) };
+        FlushHeader {
+            records_bytes: 50,
+            record_count: 1,
+            sequence: 3,
+            hard_state,
+            record_digest: 5,
+        }
+    }
+
+    #[test]
+    fn a_flush_header_passes_only_at_its_own_place_of_its_own_log() {
+        let place = Place { segment: 2, offset: 64 };
+        let bytes = flush().encode(&owner(1), place);
+        assert_eq!(FlushHeader::decode(&owner(1), place, &bytes), Ok(flush()));
+        let elsewhere = [Place { segment: 1, offset: 64 }, Place { segment: 2, offset: 72 }];
+        for other in elsewhere {
+            let decoded = FlushHeader::decode(&owner(1), other, &bytes);
+            assert_eq!(decoded, Err(HeaderError::Broken));
+        }
+        let decoded = FlushHeader::decode(&owner(2), place, &bytes);
+        assert_eq!(decoded, Err(HeaderError::Broken));
+    }
+
+    #[test]
+    fn headers_keep_their_golden_bytes() {
+        let segment = SegmentHeader {
+            cluster: ClusterId([7; 16]),
+            group: GroupId(3),
+            node: NodeId(1),
+            segment: 2,
+            first_index: LogIndex(10),
+            first_sequence: 5,
+        };
+        let bytes = segment.encode();
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(segment));
+        assert_eq!(
+            xxh3_64(&bytes),
+            2_087_785_740_129_850_406,
+            "the layout of segment headers changed: raise the version"
+        );
+        let bytes = flush().encode(&owner(1), Place { segment: 2, offset: 64 });
+        assert_eq!(
+            xxh3_64(&bytes),
+            2_662_818_097_895_972_677,
+            "the layout of flush headers changed: raise the version"
+        );
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let identity = Identity {
+            cluster: ClusterId([7; 16]),
+            group: GroupId(0),
+            node: NodeId(1),
+            members: Vec::new(),
+        };
+        let mut bytes = encode_identity(&identity);
+        assert_eq!(decode_identity(&bytes), Ok(identity));
+        bytes[11] = 9;
+        assert_eq!(decode_identity(&bytes), Err(HeaderError::Broken));
+        let checksum = xxh3_64(&bytes[8..]);
+        bytes[..8].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(decode_identity(&bytes), Err(HeaderError::Version(9)));
+    }
+}
