@@ -118,7 +118,7 @@ impl Writer {
     fn append(&mut self, term: u64, first: u64, payload_lens: &[usize]) {
         let hard_state = HardState {
             term: Term(term),
-            voted_for: (term % 2 == 0).then_some(NodeId(term)),
+            voted_for: term.is_multiple_of(2).then_some(NodeId(term)),
             commit: LogIndex(first - 1),
         };
         let indexes = first..;

@@ -74,8 +74,8 @@ const IDENTITY_MAGIC: [u8; 3] = *b"PHI";
 const PREFIX_BYTES: usize = 12;
 
 const _: () = {
-    assert!(SEGMENT_HEADER_BYTES % FLUSH_ALIGNMENT == 0);
-    assert!(FLUSH_HEADER_BYTES % FLUSH_ALIGNMENT == 0);
+    assert!(SEGMENT_HEADER_BYTES.is_multiple_of(FLUSH_ALIGNMENT));
+    assert!(FLUSH_HEADER_BYTES.is_multiple_of(FLUSH_ALIGNMENT));
 };
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
