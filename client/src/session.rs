@@ -30,7 +30,8 @@ pub(crate) struct Window<T> {
     placeholder: Vec<u8>,
     next: Sequence,
     blocks: VecDeque<InFlight<T>>,
-    /// The first `sent` blocks are with the current leader, or answered.
+    /// The first `sent` blocks are with the current leader, or answered; later ones may be
+    /// answered, too, if they were before the leader was lost.
     sent: usize,
 }
 
@@ -214,7 +215,8 @@ impl<T> Window<T> {
         block.request = None;
         while self.blocks.front().is_some_and(InFlight::is_answered) {
             self.blocks.pop_front();
-            self.sent -= 1;
+            // An answered block may lie beyond what was sent again.
+            self.sent = self.sent.saturating_sub(1);
         }
         Progress::Answered
     }
