@@ -245,6 +245,12 @@ impl Messages {
         Position { index: self.entries[slot.entry as usize].index, offset: slot.offset }
     }
 
+    /// Slots that there are, in use or free.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> u32 {
+        self.slots_len
+    }
+
     /// Slots that are in use.
     pub(super) fn used(&self) -> u64 {
         let entries = self.entries.iter();

@@ -13,6 +13,8 @@ mod line;
 mod machine;
 mod messages;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{HeadersView, MessageView};
 pub use command::{Command, Held, Message, Query, ReceiveMode};

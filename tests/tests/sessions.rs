@@ -1,0 +1,260 @@
+//! Sessions against a model that is too simple to be wrong: a list in the order of activity, each
+//! with every reply ever given.
+
+use engine::api::CommandError;
+use engine::hlc::Hlc;
+use engine::ids::{Sequence, SessionId};
+use engine::limits::{self, Limits};
+use engine::session::{Sessions, Verdict};
+use proptest::prelude::*;
+
+const IDLE_MILLIS_MAX: u64 = 30;
+const SESSIONS_MAX: usize = 4;
+
+fn limits() -> Limits {
+    Limits { dedup_window_millis: IDLE_MILLIS_MAX, sessions_max: SESSIONS_MAX, ..Limits::default() }
+}
+
+#[derive(Debug)]
+struct Known {
+    id: u64,
+    active_at: Hlc,
+    /// The reply to sequence `i` is at `i - 1`.
+    replies: Vec<u64>,
+    forgotten_below: u64,
+}
+
+/// Idlest first.
+#[derive(Default, Debug)]
+struct Model {
+    sessions: Vec<Known>,
+    opened: u64,
+}
+
+impl Model {
+    fn open(&mut self, now: Hlc) -> SessionId {
+        if self.sessions.len() == SESSIONS_MAX {
+            self.sessions.remove(0);
+        }
+        self.opened += 1;
+        let id = self.opened;
+        self.sessions.push(Known { id, active_at: now, replies: vec![], forgotten_below: 1 });
+        SessionId(id)
+    }
+
+    fn close(&mut self, id: SessionId) -> bool {
+        let before = self.sessions.len();
+        self.sessions.retain(|session| session.id != id.0);
+        self.sessions.len() < before
+    }
+
+    fn advance(&mut self, now: Hlc) {
+        self.sessions.retain(|session| session.active_at.after_millis(IDLE_MILLIS_MAX) >= now);
+    }
+
+    fn touch(&mut self, id: SessionId, acked_below: u64, now: Hlc) -> bool {
+        let Some(at) = self.sessions.iter().position(|session| session.id == id.0) else {
+            return false;
+        };
+        let mut session = self.sessions.remove(at);
+        session.active_at = now;
+        let told = acked_below.min(session.replies.len() as u64 + 1);
+        session.forgotten_below = session.forgotten_below.max(told);
+        self.sessions.push(session);
+        true
+    }
+
+    fn check(&self, id: SessionId, sequence: u64) -> Verdict<u64> {
+        let Some(session) = self.sessions.iter().find(|session| session.id == id.0) else {
+            return Verdict::Refuse(CommandError::SessionExpired);
+        };
+        let expected = session.replies.len() as u64 + 1;
+        if sequence == expected {
+            Verdict::Apply
+        } else if sequence > expected {
+            Verdict::Refuse(CommandError::SequenceGap { expected: Sequence(expected) })
+        } else if sequence < session.forgotten_below {
+            Verdict::Refuse(CommandError::ReplyForgotten)
+        } else {
+            Verdict::Replay(session.replies[sequence as usize - 1])
+        }
+    }
+
+    fn record(&mut self, id: SessionId, reply: u64) {
+        let session = self.sessions.iter_mut().find(|session| session.id == id.0).unwrap();
+        session.replies.push(reply);
+    }
+
+    fn expected(&self, id: SessionId) -> u64 {
+        let found = self.sessions.iter().find(|session| session.id == id.0);
+        found.map_or(1, |session| session.replies.len() as u64 + 1)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Open,
+    Close {
+        id: u64,
+    },
+    /// A block of `count` commands that starts at the expected sequence and `behind` below it, or
+    /// at `ahead` above it.
+    Block {
+        id: u64,
+        behind: u64,
+        ahead: u64,
+        count: u64,
+        unacked: u64,
+    },
+    Wait {
+        millis: u64,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let id = 1u64..12;
+    let block = (id.clone(), 0u64..4, prop_oneof![4 => Just(0u64), 1 => 1u64..3], 1u64..5, 0u64..8);
+    let step = prop_oneof![
+        3 => Just(Step::Open),
+        1 => id.prop_map(|id| Step::Close { id }),
+        12 => block.prop_map(|(id, behind, ahead, count, unacked)| {
+            Step::Block { id, behind, ahead, count, unacked }
+        }),
+        3 => (1u64..20).prop_map(|millis| Step::Wait { millis }),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+struct Run {
+    model: Model,
+    sessions: Sessions<u64>,
+    twin: Sessions<u64>,
+    now: Hlc,
+    replies: u64,
+}
+
+impl Run {
+    fn perform(&mut self, step: &Step) {
+        let now = self.now;
+        match *step {
+            Step::Open => {
+                let id = self.model.open(now);
+                assert_eq!(self.sessions.open(now), id);
+                assert_eq!(self.twin.open(now), id);
+            }
+            Step::Close { id } => {
+                let was_open = self.model.close(SessionId(id));
+                assert_eq!(self.sessions.close(SessionId(id)), was_open);
+                assert_eq!(self.twin.close(SessionId(id)), was_open);
+            }
+            Step::Block { id, behind, ahead, count, unacked } => {
+                self.block(SessionId(id), behind, ahead, count, unacked);
+            }
+            Step::Wait { millis } => {
+                self.now = now.next().after_millis(millis);
+                self.model.advance(self.now);
+                self.sessions.advance(self.now);
+                self.twin.advance(self.now);
+            }
+        }
+    }
+
+    fn block(&mut self, id: SessionId, behind: u64, ahead: u64, count: u64, unacked: u64) {
+        let first = (self.model.expected(id) + ahead).saturating_sub(behind).max(1);
+        let acked_below = first.saturating_sub(unacked);
+        let is_open = self.model.touch(id, acked_below, self.now);
+        let touched = self.sessions.touch(id, Sequence(acked_below), self.now);
+        assert_eq!(touched.is_some(), is_open);
+        self.twin.touch(id, Sequence(acked_below), self.now);
+        for sequence in first..first + count {
+            let verdict = self.model.check(id, sequence);
+            assert_eq!(self.sessions.check(id, Sequence(sequence)), verdict);
+            if verdict == Verdict::Apply {
+                self.replies += 1;
+                self.model.record(id, self.replies);
+                self.sessions.record(id, Sequence(sequence), self.replies);
+                let session = self.twin.session_mut(id).unwrap();
+                session.record(Sequence(sequence), self.replies);
+            }
+        }
+    }
+
+    fn compare(&self) {
+        self.sessions.check_invariants();
+        assert_eq!(self.sessions.len(), self.model.sessions.len());
+        assert_eq!(self.sessions.digest(|reply| *reply), self.twin.digest(|reply| *reply));
+        for id in 1..=self.model.opened + 1 {
+            let id = SessionId(id);
+            for sequence in 0..self.model.expected(id) + 2 {
+                let verdict = self.model.check(id, sequence);
+                assert_eq!(self.sessions.check(id, Sequence(sequence)), verdict);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn sessions_answer_like_the_model(steps in steps()) {
+        let mut run = Run {
+            model: Model::default(),
+            sessions: Sessions::new(&limits()),
+            twin: Sessions::new(&limits()),
+            now: Hlc::from_millis(500),
+            replies: 0,
+        };
+        for step in &steps {
+            run.perform(step);
+            run.compare();
+        }
+    }
+}
+
+#[test]
+fn a_session_remembers_as_many_replies_as_its_window_holds() {
+    let mut sessions = Sessions::new(&limits());
+    let id = sessions.open(Hlc(1));
+    let window = limits::SESSION_WINDOW as u64;
+    for sequence in 1..=window + 5 {
+        sessions.record(id, Sequence(sequence), sequence);
+    }
+    let forgotten = Verdict::Refuse(CommandError::ReplyForgotten);
+    assert_eq!(sessions.check(id, Sequence(5)), forgotten);
+    assert_eq!(sessions.check(id, Sequence(6)), Verdict::Replay(6));
+    assert_eq!(sessions.session(id).unwrap().replies_len(), limits::SESSION_WINDOW);
+    sessions.check_invariants();
+}
+
+#[test]
+fn an_acknowledgement_of_the_future_forgets_only_the_past() {
+    let mut sessions = Sessions::new(&limits());
+    let id = sessions.open(Hlc(1));
+    sessions.record(id, Sequence(1), 1);
+    sessions.touch(id, Sequence(u64::MAX), Hlc(2)).unwrap();
+    assert_eq!(sessions.check(id, Sequence(1)), Verdict::Refuse(CommandError::ReplyForgotten));
+    assert_eq!(sessions.check(id, Sequence(2)), Verdict::Apply);
+}
+
+#[test]
+fn the_idlest_session_makes_room_for_a_new_one() {
+    let mut sessions = Sessions::<u64>::new(&limits());
+    let first = sessions.open(Hlc(1));
+    let second = sessions.open(Hlc(2));
+    sessions.touch(first, Sequence(1), Hlc(3)).unwrap();
+    for stamp in 4..=6 {
+        sessions.open(Hlc(stamp));
+    }
+    assert_eq!(sessions.len(), SESSIONS_MAX);
+    assert!(sessions.session(second).is_none());
+    assert!(sessions.session(first).is_some());
+}
+
+#[test]
+#[should_panic(expected = "only the expected command is applied")]
+fn a_reply_out_of_sequence_is_a_bug_and_not_a_value() {
+    let mut sessions = Sessions::new(&limits());
+    let id = sessions.open(Hlc(1));
+    sessions.record(id, Sequence(2), 0);
+}
