@@ -16,16 +16,13 @@
 //! A query is a version byte and the [`Query`] in bincode.
 
 use super::command::{Command, Held, Message, Query, ReceiveMode};
+use super::reader::{Item, Reader};
 use super::reply::Invalid;
 use crate::hlc::Hlc;
 use crate::ids::MessageId;
 use crate::limits;
 use crate::wire;
-use alloc::string::String;
 use alloc::vec::Vec;
-use bincode::de::BorrowDecoder;
-use bincode::error::DecodeError;
-use bincode::{BorrowDecode, Decode};
 use core::marker::PhantomData;
 
 const COMMAND_VERSION: u8 = 1;
@@ -77,9 +74,9 @@ impl Command {
     /// # Errors
     /// [`Invalid::Undecodable`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
-        Ok(match CommandView::parse(bytes)? {
+        Ok(match CommandView::parse(bytes, limits::BODY_BYTES_MAX)? {
             CommandView::Send(messages) => {
-                let owned = messages.iter().map(|(_, encoded, _)| Message::decode(encoded));
+                let owned = messages.iter().map(|sent| Message::decode(sent.encoded));
                 let messages = owned.collect::<Result<_, _>>();
                 Self::Send { messages: messages.map_err(|_| Invalid::Undecodable)? }
             }
@@ -160,8 +157,11 @@ impl Message {
     }
 }
 
-/// A [`Message`] read where it lies. Accepts exactly the bytes that [`Message::decode`] accepts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, BorrowDecode)]
+/// A [`Message`] read where it lies.
+///
+/// Accepts what [`Message::decode`] accepts. The reverse holds for every message within the bounds
+/// of [`limits`]: a receiver can decode whatever a send put into the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MessageView<'a> {
     /// See [`Message::id`].
     pub id: MessageId,
@@ -183,7 +183,20 @@ impl<'a> MessageView<'a> {
     /// # Errors
     /// [`Invalid::Undecodable`].
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Invalid> {
-        wire::decode("a message", bytes).map_err(|_| Invalid::Undecodable)
+        let mut reader = Reader(bytes);
+        let message = Self::read(&mut reader).filter(|_| reader.is_empty());
+        message.ok_or(Invalid::Undecodable)
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        Some(Self {
+            id: MessageId::read(reader)?,
+            from: reader.string()?,
+            to: reader.string()?,
+            sent_at: reader.stamp()?,
+            headers: HeadersView::read(reader)?,
+            body: reader.bytes()?,
+        })
     }
 
     fn check(&self, body_bytes_max: u32) -> Result<(), Invalid> {
@@ -212,27 +225,21 @@ pub struct HeadersView {
     pub longest_bytes: usize,
 }
 
-impl<'de, C> BorrowDecode<'de, C> for HeadersView {
-    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
-        decoder: &mut D,
-    ) -> Result<Self, DecodeError> {
-        let claimed = <u64 as Decode<C>>::decode(decoder)?;
-        // The same bound as for collecting them, so that both decoders accept the same bytes.
-        let claimed = usize::try_from(claimed).map_err(|_| DecodeError::LimitExceeded)?;
-        decoder.claim_container_read::<(String, String)>(claimed)?;
-        decoder.unclaim_bytes_read(claimed.saturating_mul(size_of::<(String, String)>()));
-        let mut headers = Self { count: claimed, longest_bytes: 0 };
+impl HeadersView {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let claimed = reader.number()?;
+        let mut headers = Self { count: usize::try_from(claimed).ok()?, longest_bytes: 0 };
+        // Each header takes two bytes at least, so this ends with the bytes, whatever is claimed.
         for _ in 0..claimed {
-            let key = <&str as BorrowDecode<'de, C>>::borrow_decode(decoder)?;
-            let value = <&str as BorrowDecode<'de, C>>::borrow_decode(decoder)?;
+            let (key, value) = (reader.string()?, reader.string()?);
             headers.longest_bytes = headers.longest_bytes.max(key.len() + value.len());
         }
-        Ok(headers)
+        Some(headers)
     }
 }
 
 /// A [`Command`] read where it lies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum CommandView<'a> {
     Send(Messages<'a>),
     Receive { queue: &'a str, max: u32, mode: ReceiveMode },
@@ -244,44 +251,52 @@ pub(super) enum CommandView<'a> {
 }
 
 impl<'a> CommandView<'a> {
-    /// Reads the structure of all of `bytes`; [`check`](Self::check) looks at the values.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Invalid> {
-        let [tag, COMMAND_VERSION, rest @ ..] = bytes else {
-            return Err(Invalid::Undecodable);
-        };
-        Ok(match *tag {
-            TAG_SEND => Self::Send(Messages::parse(bytes)?),
+    /// Reads the structure of all of `bytes`; [`check`](Self::check) tells about the values.
+    pub(super) fn parse(bytes: &'a [u8], body_bytes_max: u32) -> Result<Self, Invalid> {
+        let mut reader = Reader(bytes);
+        let command = Self::read(bytes, body_bytes_max, &mut reader);
+        command.filter(|_| reader.is_empty()).ok_or(Invalid::Undecodable)
+    }
+
+    fn read(bytes: &'a [u8], body_bytes_max: u32, reader: &mut Reader<'a>) -> Option<Self> {
+        let [tag, version] = reader.array()?;
+        if version != COMMAND_VERSION {
+            return None;
+        }
+        Some(match tag {
+            TAG_SEND => Self::Send(Messages::read(bytes, body_bytes_max, reader)?),
             TAG_RECEIVE => {
-                let (queue, max, mode) = whole(rest)?;
+                let (queue, max) = (reader.string()?, reader.number_u32()?);
+                let mode = match reader.number()? {
+                    0 => ReceiveMode::Take,
+                    1 => ReceiveMode::Lease { millis: reader.number()? },
+                    _ => return None,
+                };
                 Self::Receive { queue, max, mode }
             }
             TAG_ACKNOWLEDGE => {
-                let (queue, rest) = prefix(rest)?;
-                Self::Acknowledge { queue, held: Items::parse(rest)? }
+                Self::Acknowledge { queue: reader.string()?, held: Items::read(reader)? }
             }
             TAG_NACK => {
-                let ((queue, delay_millis), rest) = prefix(rest)?;
-                Self::Nack { queue, held: Items::parse(rest)?, delay_millis }
+                let (queue, delay_millis) = (reader.string()?, reader.number()?);
+                Self::Nack { queue, held: Items::read(reader)?, delay_millis }
             }
             TAG_EXTEND => {
-                let ((queue, lease_millis), rest) = prefix(rest)?;
-                Self::Extend { queue, held: Items::parse(rest)?, lease_millis }
+                let (queue, lease_millis) = (reader.string()?, reader.number()?);
+                Self::Extend { queue, held: Items::read(reader)?, lease_millis }
             }
-            TAG_DELETE => {
-                let (queue, rest) = prefix(rest)?;
-                Self::Delete { queue, ids: Items::parse(rest)? }
-            }
-            TAG_PURGE => Self::Purge { queue: whole(rest)? },
-            _ => return Err(Invalid::Undecodable),
+            TAG_DELETE => Self::Delete { queue: reader.string()?, ids: Items::read(reader)? },
+            TAG_PURGE => Self::Purge { queue: reader.string()? },
+            _ => return None,
         })
     }
 
     /// Whether every name, count, span and size is within its bounds.
-    pub(super) fn check(&self, body_bytes_max: u32) -> Result<(), Invalid> {
+    pub(super) fn check(&self) -> Result<(), Invalid> {
         match *self {
-            Self::Send(messages) => {
+            Self::Send(ref messages) => {
                 check_count(messages.count as u64, limits::MESSAGES_PER_SEND_MAX)?;
-                messages.iter().try_for_each(|(_, _, message)| message.check(body_bytes_max))
+                messages.fault.clone().map_or(Ok(()), Err)
             }
             Self::Receive { queue, max, mode } => {
                 check_queue_name(queue)?;
@@ -314,85 +329,83 @@ impl<'a> CommandView<'a> {
     }
 }
 
-/// The messages of a send, known to decode.
-#[derive(Clone, Copy, Debug)]
+/// The messages of a send, known to be readable.
+#[derive(Debug)]
 pub(super) struct Messages<'a> {
     pub(super) count: usize,
     command: &'a [u8],
+    /// What is wrong with the first message that breaks a bound.
+    fault: Option<Invalid>,
+    /// Kept, so that the usual send of one message is read once.
+    first: Option<SentView<'a>>,
+}
+
+/// One message of a send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentView<'a> {
+    /// Bytes from the start of the command to the start of the encoded message.
+    pub(super) offset: usize,
+    pub(super) encoded: &'a [u8],
+    pub(super) message: MessageView<'a>,
+}
+
+impl<'a> SentView<'a> {
+    fn read(command: &'a [u8], reader: &mut Reader<'a>) -> Option<Self> {
+        let len = u32::from_le_bytes(reader.array()?);
+        let offset = command.len() - reader.0.len();
+        let encoded = reader.slice(u64::from(len))?;
+        let message = MessageView::parse(encoded).ok()?;
+        Some(Self { offset, encoded, message })
+    }
 }
 
 impl<'a> Messages<'a> {
-    fn parse(command: &'a [u8]) -> Result<Self, Invalid> {
-        let (mut at, mut count) = (COMMAND_HEADER_BYTES, 0);
-        while at < command.len() {
-            let (start, end) = Self::bounds(command, at).ok_or(Invalid::Undecodable)?;
-            MessageView::parse(&command[start..end])?;
-            (at, count) = (end, count + 1);
+    fn read(command: &'a [u8], body_bytes_max: u32, reader: &mut Reader<'a>) -> Option<Self> {
+        let mut messages = Self { count: 0, command, fault: None, first: None };
+        while !reader.is_empty() {
+            let sent = SentView::read(command, reader)?;
+            if messages.fault.is_none() {
+                messages.fault = sent.message.check(body_bytes_max).err();
+            }
+            messages.first.get_or_insert(sent);
+            messages.count += 1;
         }
-        Ok(Self { count, command })
+        Some(messages)
     }
 
-    /// Where the message whose length stands at `at` starts and ends.
-    fn bounds(command: &[u8], at: usize) -> Option<(usize, usize)> {
-        let start = at.checked_add(MESSAGE_LENGTH_BYTES)?;
-        let len = u32::from_le_bytes(command.get(at..start)?.try_into().ok()?);
-        let end = start.checked_add(len as usize)?;
-        (end <= command.len()).then_some((start, end))
-    }
-
-    /// Each message: its offset within the command, its bytes, and what they say.
-    pub(super) fn iter(self) -> impl Iterator<Item = (usize, &'a [u8], MessageView<'a>)> {
-        let mut at = COMMAND_HEADER_BYTES;
-        core::iter::from_fn(move || {
-            let (start, end) = Self::bounds(self.command, at)?;
-            at = end;
-            let encoded = &self.command[start..end];
-            let message = MessageView::parse(encoded).expect("parse has read these bytes");
-            Some((start, encoded, message))
-        })
+    pub(super) fn iter(&self) -> impl Iterator<Item = SentView<'a>> + use<'a> {
+        let after_first = |first: SentView<'a>| first.offset + first.encoded.len();
+        let command = self.command;
+        let rest = self.first.map_or(command.len(), after_first);
+        let mut reader = Reader(&command[rest..]);
+        let others = core::iter::from_fn(move || SentView::read(command, &mut reader));
+        self.first.into_iter().chain(others)
     }
 }
 
-/// The list at the end of a command, known to decode.
+/// The list at the end of a command, known to be readable.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Items<'a, T> {
     pub(super) count: usize,
-    bytes: &'a [u8],
-    items: PhantomData<T>,
+    items: Reader<'a>,
+    of: PhantomData<T>,
 }
 
-impl<'a, T: BorrowDecode<'a, ()>> Items<'a, T> {
-    fn parse(bytes: &'a [u8]) -> Result<Self, Invalid> {
-        let (claimed, bytes) = prefix::<u64>(bytes)?;
-        let mut rest = bytes;
+impl<'a, T: Item> Items<'a, T> {
+    fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        let claimed = reader.number()?;
+        let items = *reader;
+        // Each item takes a byte at least, so this ends with the bytes, whatever is claimed.
         for _ in 0..claimed {
-            (_, rest) = prefix::<T>(rest)?;
+            T::read(reader)?;
         }
-        let count = usize::try_from(claimed).map_err(|_| Invalid::Undecodable)?;
-        match rest {
-            [] => Ok(Self { count, bytes, items: PhantomData }),
-            _ => Err(Invalid::Undecodable),
-        }
+        Some(Self { count: usize::try_from(claimed).ok()?, items, of: PhantomData })
     }
 
-    pub(super) fn iter(self) -> impl Iterator<Item = T> {
-        let mut rest = self.bytes;
-        (0..self.count).map(move |_| {
-            let (item, after) = prefix(rest).expect("parse has read these bytes");
-            rest = after;
-            item
-        })
+    pub(super) fn iter(self) -> impl ExactSizeIterator<Item = T> {
+        let mut items = self.items;
+        (0..self.count).map(move |_| T::read(&mut items).expect("read before"))
     }
-}
-
-fn prefix<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), Invalid> {
-    let (value, used) =
-        wire::decode_prefix("a command", bytes).map_err(|_| Invalid::Undecodable)?;
-    Ok((value, &bytes[used..]))
-}
-
-fn whole<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, Invalid> {
-    wire::decode("a command", bytes).map_err(|_| Invalid::Undecodable)
 }
 
 fn check_queue_name(name: &str) -> Result<(), Invalid> {

@@ -5,7 +5,7 @@
 //! log entries, and no limit that may differ between nodes while it applies.
 //! Next: `line` for order, `leases` for holds, `dedup` for ids, `messages` for what is kept.
 
-use super::codec::{CommandView, Items, MessageView, Messages as SentMessages};
+use super::codec::{CommandView, Items, Messages as SentMessages, SentView};
 use super::command::{Held, Query, ReceiveMode};
 use super::dedup::{Dedup, HashedId};
 use super::leases::{Hold, Leases};
@@ -92,30 +92,26 @@ impl Queues {
         number
     }
 
-    fn send(&mut self, context: CommandContext, sent: SentMessages<'_>) -> Reply {
-        let mut each = sent.iter().map(|(offset, encoded, message)| {
-            self.send_one(context, offset, encoded.len(), &message)
-        });
+    fn send(&mut self, context: CommandContext, sent: &SentMessages<'_>) -> Reply {
+        let mut each = sent.iter().map(|sent| self.send_one(context, &sent));
         if sent.count == 1 {
             return Reply::SentOne(each.next().expect("there is one"));
         }
-        Reply::SentMany(each.collect())
+        let mut replies = Vec::with_capacity(sent.count);
+        replies.extend(each);
+        Reply::SentMany(replies)
     }
 
-    fn send_one(
-        &mut self,
-        context: CommandContext,
-        offset: usize,
-        len: usize,
-        message: &MessageView<'_>,
-    ) -> Sent {
+    fn send_one(&mut self, context: CommandContext, sent: &SentView<'_>) -> Sent {
+        let message = &sent.message;
         let id = HashedId::new(message.id);
         if let Some(number) = self.dedup.find(&self.messages, id) {
             return Sent { receipt: self.messages.receipt(number), duplicate: true };
         }
         let fits = "a payload is far shorter than 4 GiB";
-        let offset = context.offset.checked_add(u32::try_from(offset).expect(fits)).expect(fits);
-        let len = u32::try_from(len).expect(fits);
+        let offset =
+            context.offset.checked_add(u32::try_from(sent.offset).expect(fits)).expect(fits);
+        let len = u32::try_from(sent.encoded.len()).expect(fits);
         let line = self.find_or_create_line(message.to);
         let number = self.messages.insert(context, offset, message.id, len, line);
         self.dedup.insert(&mut self.messages, id, number);
@@ -343,8 +339,8 @@ impl Queues {
     /// Reads a command and checks it against bounds that are the same on every node for ever, but
     /// for `body_bytes_max`.
     fn parse(command: &[u8], body_bytes_max: u32) -> Result<CommandView<'_>, Invalid> {
-        let command = CommandView::parse(command)?;
-        command.check(body_bytes_max)?;
+        let command = CommandView::parse(command, body_bytes_max)?;
+        command.check()?;
         Ok(command)
     }
 }
@@ -364,7 +360,7 @@ impl StateMachine for Queues {
         };
         let now = context.log_time;
         match command {
-            CommandView::Send(sent) => self.send(context, sent),
+            CommandView::Send(sent) => self.send(context, &sent),
             CommandView::Receive { queue, max, mode } => self.receive(now, queue, max, mode),
             CommandView::Acknowledge { queue, held } => {
                 self.settle(now, queue, held, |queues, hold| queues.remove_withheld(hold.slot))

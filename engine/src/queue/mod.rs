@@ -12,6 +12,7 @@ mod leases;
 mod line;
 mod machine;
 mod messages;
+mod reader;
 mod reply;
 #[cfg(test)]
 mod tests;
