@@ -4,12 +4,14 @@
 //! Every reply is compared, then every queue and every read; the machine's own invariants are checked
 //! after each step, and a second machine fed the same log must have the same digest.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use engine::hlc::Hlc;
 use engine::ids::{LeaseToken, LogIndex, MessageId, Position, Term};
 use engine::limits::{self, Limits};
 use engine::queue::{
-    Browsed, Command, Delivered, Held, Invalid, Message, MessageView, Query, QueueInfo, Queues,
-    Receipt, ReceiveMode, Reply, Sent,
+    Browsed, Command, Delivered, Held, Message, MessageView, Query, QueueInfo, Queues, Receipt,
+    ReceiveMode, Reply, Sent,
 };
 use engine::state_machine::{BodyRef, CommandContext, StateMachine, Watched};
 use proptest::prelude::*;

@@ -1,12 +1,15 @@
 //! Sessions against a model that is too simple to be wrong: a list in the order of activity, each
 //! with every reply ever given.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use engine::api::CommandError;
 use engine::hlc::Hlc;
 use engine::ids::{Sequence, SessionId};
 use engine::limits::{self, Limits};
 use engine::session::{Sessions, Verdict};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 const IDLE_MILLIS_MAX: u64 = 30;
 const SESSIONS_MAX: usize = 4;
@@ -249,6 +252,47 @@ fn the_idlest_session_makes_room_for_a_new_one() {
     assert_eq!(sessions.len(), SESSIONS_MAX);
     assert!(sessions.session(second).is_none());
     assert!(sessions.session(first).is_some());
+}
+
+#[test]
+fn digests_tell_apart_sessions_that_differ_in_anything() {
+    type State<'a> = &'a dyn Fn(&mut Sessions<u64>);
+    let replied = |sessions: &mut Sessions<u64>, reply| {
+        let id = sessions.open(Hlc(1));
+        sessions.record(id, Sequence(1), reply);
+        id
+    };
+    let states: [State<'_>; 7] = [
+        &|_| {},
+        &|sessions| {
+            sessions.open(Hlc(1));
+        },
+        &|sessions| {
+            sessions.open(Hlc(2));
+        },
+        &|sessions| {
+            let id = sessions.open(Hlc(1));
+            sessions.close(id);
+        },
+        &|sessions| {
+            replied(sessions, 1);
+        },
+        &|sessions| {
+            replied(sessions, 2);
+        },
+        // The same as the second but for the sequence that is expected.
+        &|sessions| {
+            let id = replied(sessions, 1);
+            sessions.touch(id, Sequence(2), Hlc(1));
+        },
+    ];
+    let digest = |state: &State<'_>| {
+        let mut sessions = Sessions::new(&limits());
+        state(&mut sessions);
+        sessions.digest(|reply| *reply)
+    };
+    let digests: BTreeSet<u64> = states.iter().map(digest).collect();
+    assert_eq!(digests.len(), states.len());
 }
 
 #[test]

@@ -36,8 +36,6 @@ const TAG_EXTEND: u8 = 5;
 const TAG_DELETE: u8 = 6;
 const TAG_PURGE: u8 = 7;
 
-/// Bytes before a command's own fields.
-const COMMAND_HEADER_BYTES: usize = 2;
 /// Bytes before each message of a send.
 const MESSAGE_LENGTH_BYTES: usize = 4;
 

@@ -199,8 +199,8 @@ impl Messages {
     fn entry_of(&mut self, context: CommandContext) -> u32 {
         if let Some(latest) = self.entries.get(self.entry_latest as usize)
             && latest.index == context.index
-            && latest.slots > 0
         {
+            assert!(latest.slots > 0, "ids of this very entry are remembered");
             return self.entry_latest;
         }
         let CommandContext { term, index, log_time: stamp, offset: _ } = context;

@@ -1,6 +1,8 @@
 //! Claims about the machine that random histories rarely reach. The rest is compared with a model in
 //! the tests package, `queue_model`.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use super::*;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position, Term};
@@ -215,6 +217,26 @@ fn a_busy_past_is_forgotten_in_steps_and_its_slots_are_used_again() {
 }
 
 #[test]
+fn forgetting_keeps_up_with_any_rate_of_sending() {
+    let mut fed = Fed::new();
+    let mut number = 0;
+    for _ in 0..30 {
+        fed.wait(WINDOW_MILLIS / 4);
+        for _ in 0..3 {
+            let messages = (number..number + 4_096).map(message).collect();
+            fed.machine.apply(fed.context, &encoded(&Command::Send { messages }));
+            fed.context.offset += 1 << 20;
+            number += 4_096;
+        }
+        let purge = encoded(&Command::Purge { queue: "q".into() });
+        fed.machine.apply(fed.context, &purge);
+        fed.context.offset = 0;
+    }
+    // The window spans four entries and the present one.
+    assert_eq!(fed.machine.dedup.len(), 5 * 3 * 4_096);
+}
+
+#[test]
 fn a_delivery_stops_at_its_bytes_but_has_at_least_one_message() {
     let mut fed = Fed::new();
     let sizes = [3, 2, 1, 9, 1].map(|mib: usize| mib << 20);
@@ -373,22 +395,36 @@ fn one_invalid_message_keeps_the_whole_send_out() {
 
 #[test]
 fn digests_tell_apart_states_that_differ_in_anything() {
-    let states: [fn(&mut Fed); 6] = [
-        |_| {},
-        |fed| drop(fed.send(0..1)),
-        |fed| drop(fed.send(0..2)),
-        |fed| {
+    let lease_and_nack = |fed: &mut Fed, max| {
+        let held = fed.lease(max);
+        fed.apply(&Command::Nack { queue: "q".into(), held, delay_millis: 0 });
+    };
+    let states: [&dyn Fn(&mut Fed); 8] = [
+        &|_| {},
+        &|fed| drop(fed.send(0..1)),
+        &|fed| drop(fed.send(0..2)),
+        &|fed| {
             fed.send(0..2);
             fed.lease(1);
         },
-        |fed| {
+        &|fed| {
             fed.send(0..2);
             fed.receive(1, ReceiveMode::Take);
         },
-        |fed| {
+        &|fed| {
             fed.send(0..2);
-            let held = fed.lease(1);
-            fed.apply(&Command::Nack { queue: "q".into(), held, delay_millis: 0 });
+            lease_and_nack(fed, 1);
+        },
+        // These two differ only in how often the second message was handed out.
+        &|fed| {
+            fed.send(0..2);
+            lease_and_nack(fed, 1);
+            lease_and_nack(fed, 1);
+        },
+        &|fed| {
+            fed.send(0..2);
+            lease_and_nack(fed, 1);
+            lease_and_nack(fed, 2);
         },
     ];
     let mut digests: Vec<u64> = Vec::new();
