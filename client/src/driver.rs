@@ -23,7 +23,7 @@ use engine::hlc::Clock;
 use engine::ids::{NodeId, SessionId};
 use engine::limits;
 use engine::queue::{Command, Invalid, Reply};
-use engine::time::Micros;
+use engine::time::{Micros, Now};
 use engine::wire::client::{
     Call, ClientFrame, ClusterView, ServerFrame, join_response, read_server_frame,
 };
@@ -98,6 +98,8 @@ pub(crate) struct Driver {
     session: Session,
     reads: Reads,
     clock: Clock,
+    /// The start of what the clock takes for monotonic time.
+    started_at: Instant,
     requests: u64,
     /// Nothing is sent before then.
     paused_until: Option<Instant>,
@@ -137,6 +139,7 @@ impl Driver {
             session: Session::Closed { opening: None },
             reads: Reads::default(),
             clock: Clock::default(),
+            started_at: Instant::now(),
             requests: 0,
             paused_until: None,
             guess_at: None,
@@ -500,7 +503,12 @@ impl Driver {
     /// Moves waiting commands, in order, into one block.
     fn build_block(&mut self, window: &mut Window<Caller>, count_max: usize) {
         assert!(window.is_all_sent());
-        let wall = Micros::from_millis((self.options.now_millis)());
+        let monotonic = u64::try_from(self.started_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let now = Now {
+            monotonic: Micros(monotonic),
+            wall: Micros::from_millis((self.options.now_millis)()),
+            wall_error: Micros::ZERO,
+        };
         let mut builder = window.start_block();
         let mut callers = Vec::with_capacity(count_max.min(self.waiting.len()));
         while callers.len() < count_max
@@ -512,7 +520,7 @@ impl Driver {
                 Payload::Encoded(command) => builder.push(&command),
                 Payload::Fresh(mut command) => {
                     if let Command::Send { messages } = &mut command {
-                        messages.iter_mut().for_each(|m| m.sent_at = self.clock.stamp(wall));
+                        messages.iter_mut().for_each(|m| m.sent_at = self.clock.stamp(now));
                     }
                     builder.push_with(|out| command.encode_into(out));
                 }

@@ -5,7 +5,7 @@
 //! leader stamps each entry with `max(clock, last + 1)`, so stamps merely agree with it.
 //! Next: `raft::leader` stamps entries, `queue` measures leases and windows in stamps.
 
-use crate::time::Micros;
+use crate::time::{Micros, Now};
 use bincode::{Decode, Encode};
 use core::fmt;
 
@@ -59,17 +59,28 @@ impl fmt::Display for Hlc {
     }
 }
 
+/// How much faster than its monotonic clock a leader lets log time run when the wall clock is ahead:
+/// one part in eight, so that a wall clock set forward by 8 s is followed within about a minute, and
+/// one that jumped by a day does not end every lease and every dedup window at once.
+const CATCH_UP_SHARE: u64 = 8;
+
 /// Mints stamps that rise, whatever the wall clock does.
+///
+/// Between two stamps, log time moves by what the monotonic clock measured, give or take the
+/// catch-up share towards the wall clock. Only a process that has not seen a stamp yet, or has seen
+/// it only on its disk, has to believe the wall clock outright.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Clock {
     last: Hlc,
+    /// When on this process's monotonic clock `last` was minted or came in.
+    seen_at: Option<Micros>,
 }
 
 impl Clock {
-    /// A clock that has seen `last`.
+    /// A clock that has found `last` on its disk, written an unknown time ago.
     #[must_use]
-    pub const fn starting_after(last: Hlc) -> Self {
-        Self { last }
+    pub const fn recovered(last: Hlc) -> Self {
+        Self { last, seen_at: None }
     }
 
     /// The greatest stamp minted or seen.
@@ -78,15 +89,38 @@ impl Clock {
         self.last
     }
 
-    /// Mints a stamp above all earlier ones: the wall clock's millisecond, or one more than the last.
-    pub fn stamp(&mut self, wall: Micros) -> Hlc {
-        self.last = self.last.next().max(Hlc::from_millis(wall.as_millis()));
-        self.last
+    /// What the log time of an entry made now would be, but for the counter.
+    #[must_use]
+    pub fn log_millis(&self, now: Now) -> u64 {
+        let wall = now.wall.as_millis();
+        let Some(seen_at) = self.seen_at else { return wall.max(self.last.millis()) };
+        let elapsed = now.monotonic.since(seen_at);
+        let slowest = self.last.millis() + elapsed.as_millis();
+        let fastest = slowest + (elapsed.0 / CATCH_UP_SHARE).div_ceil(1_000);
+        wall.clamp(slowest, fastest)
+    }
+
+    /// Mints a stamp above all earlier ones.
+    pub fn stamp(&mut self, now: Now) -> Hlc {
+        let stamp = self.last.next().max(Hlc::from_millis(self.log_millis(now)));
+        self.see(stamp, now);
+        stamp
     }
 
     /// Learns of a stamp from elsewhere, so that later ones exceed it.
-    pub fn observe(&mut self, seen: Hlc) {
-        self.last = self.last.max(seen);
+    pub fn observe(&mut self, stamp: Hlc, now: Now) {
+        if stamp > self.last {
+            self.see(stamp, now);
+        }
+    }
+
+    fn see(&mut self, stamp: Hlc, now: Now) {
+        // Within one millisecond the earlier instant stays the reference: renewing it each time
+        // would lose the fractions, and log time would fall behind under load.
+        if stamp.millis() != self.last.millis() || self.seen_at.is_none() {
+            self.seen_at = Some(now.monotonic);
+        }
+        self.last = stamp;
     }
 }
 
@@ -94,14 +128,41 @@ impl Clock {
 mod tests {
     use super::*;
 
+    fn at(monotonic_millis: u64, wall_millis: u64) -> Now {
+        Now {
+            monotonic: Micros::from_millis(monotonic_millis),
+            wall: Micros::from_millis(wall_millis),
+            wall_error: Micros::ZERO,
+        }
+    }
+
     #[test]
-    fn stamps_rise_while_the_wall_clock_stands_still_or_steps_back() {
+    fn stamps_rise_while_the_wall_clock_stands_still() {
         let mut clock = Clock::default();
-        let first = clock.stamp(Micros::from_millis(1_000));
-        let second = clock.stamp(Micros::from_millis(1_000));
-        let third = clock.stamp(Micros::from_millis(10));
-        assert!(first < second && second < third);
-        assert_eq!(third.millis(), 1_000);
+        let first = clock.stamp(at(0, 1_000));
+        let second = clock.stamp(at(0, 1_000));
+        assert!(first < second);
+        assert_eq!(second.millis(), 1_000);
+    }
+
+    #[test]
+    fn log_time_goes_on_at_the_monotonic_pace_after_the_wall_clock_steps_back() {
+        let mut clock = Clock::default();
+        let _ = clock.stamp(at(0, 100_000));
+        assert_eq!(clock.stamp(at(5_000, 10)).millis(), 105_000);
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_ahead_is_followed_slowly() {
+        let mut clock = Clock::default();
+        let _ = clock.stamp(at(0, 100_000));
+        assert_eq!(clock.stamp(at(8_000, 100_000_000)).millis(), 109_000);
+    }
+
+    #[test]
+    fn a_stamp_from_disk_lets_the_wall_clock_decide() {
+        let mut clock = Clock::recovered(Hlc::from_millis(1_000));
+        assert_eq!(clock.stamp(at(0, 90_000)).millis(), 90_000);
     }
 
     #[test]
@@ -113,7 +174,7 @@ mod tests {
     #[test]
     fn an_observed_stamp_is_exceeded_by_the_next() {
         let mut clock = Clock::default();
-        clock.observe(Hlc::from_millis(5_000));
-        assert!(clock.stamp(Micros::from_millis(1)) > Hlc::from_millis(5_000));
+        clock.observe(Hlc::from_millis(5_000), at(0, 1));
+        assert!(clock.stamp(at(0, 1)) > Hlc::from_millis(5_000));
     }
 }
