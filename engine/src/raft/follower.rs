@@ -1,0 +1,142 @@
+//! Followers: take the leader's entries if they fit, and say how far the log is durably equal (§5.3).
+//!
+//! Next: `leader` for the other side.
+
+use super::message::{AppendOutcome, Body, LogPosition};
+use super::role::{Follower, Role};
+use super::{Output, Raft};
+use crate::ids::{LogIndex, NodeId, Term};
+use crate::record::Record;
+use crate::time::Micros;
+use alloc::vec::Vec;
+
+impl Raft {
+    #[allow(clippy::too_many_arguments, reason = "the fields of one message, taken apart")]
+    pub(super) fn on_append(
+        &mut self,
+        from: NodeId,
+        previous: LogPosition,
+        commit: LogIndex,
+        round: u64,
+        records: Vec<Record>,
+        now: Micros,
+        out: &mut Vec<Output>,
+    ) {
+        match &self.role {
+            // Two leaders in one term cannot be (§5.2): the message is forged or damaged.
+            Role::Leader(_) => return,
+            Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.become_follower(self.term, Some(from), now, out);
+            }
+            Role::Follower(_) => {}
+        }
+        let election_at = self.draw_election_deadline(now);
+        let Role::Follower(role) = &mut self.role else { unreachable!("made one above") };
+        role.leader = Some(from);
+        role.leader_heard_at = Some(now);
+        role.election_at = election_at;
+        role.round_heard = role.round_heard.max(round);
+        if !self.log.matches(previous) {
+            return self.reject_append(from, previous, out);
+        }
+        let last_new = LogIndex(previous.index.0 + records.len() as u64);
+        let was_news = match self.take_records(previous, records, out) {
+            Ok(was_news) => was_news,
+            Err(Implausible) => return,
+        };
+        let Role::Follower(role) = &mut self.role else { unreachable!("made one above") };
+        role.validated_index = role.validated_index.max(last_new);
+        // Only up to the last entry that this append validated: what follows in our log may still
+        // differ from the leader's (§5.3, Figure 2, AppendEntries step 5).
+        self.commit_index = self.commit_index.max(commit.min(last_new));
+        if !was_news {
+            self.answer_append(from, out);
+        }
+    }
+
+    /// Appends what is new. Says whether anything was.
+    fn take_records(
+        &mut self,
+        previous: LogPosition,
+        records: Vec<Record>,
+        out: &mut Vec<Output>,
+    ) -> Result<bool, Implausible> {
+        check_plausible(previous, self.term, &records)?;
+        let mut was_news = false;
+        for record in records {
+            let index = record.index();
+            if self.log.term_at(index) == Some(record.term()) {
+                continue;
+            }
+            if index <= self.log.last_index() {
+                // §5.3: an existing entry conflicts with a new one. A committed one cannot.
+                if index <= self.commit_index {
+                    return Err(Implausible);
+                }
+                self.truncate_from(index, out);
+            }
+            self.log.append(record);
+            was_news = true;
+        }
+        Ok(was_news)
+    }
+
+    fn truncate_from(&mut self, index: LogIndex, out: &mut Vec<Output>) {
+        self.log.truncate_from(index);
+        if let Role::Follower(role) = &mut self.role {
+            role.validated_index = role.validated_index.min(index.previous());
+            role.reported_index = role.reported_index.min(index.previous());
+        }
+        out.push(Output::Truncated { from: index });
+    }
+
+    fn reject_append(&mut self, from: NodeId, previous: LogPosition, out: &mut Vec<Output>) {
+        let Role::Follower(Follower { round_heard, .. }) = &self.role else { return };
+        let round = *round_heard;
+        let hint = self.log.last_not_after(previous.index, previous.term);
+        let outcome = AppendOutcome::Rejected { previous_index: previous.index, hint };
+        self.send_after_hard_state(from, Body::AppendResponse { round, outcome }, out);
+    }
+
+    /// Tells the leader how far our log is both equal to its own and durable.
+    fn answer_append(&mut self, leader: NodeId, out: &mut Vec<Output>) {
+        let durable_index = self.log.durable_index();
+        let Role::Follower(role) = &mut self.role else { return };
+        let match_index = role.validated_index.min(durable_index);
+        role.reported_index = role.reported_index.max(match_index);
+        let outcome = AppendOutcome::Matched { match_index };
+        let body = Body::AppendResponse { round: role.round_heard, outcome };
+        self.send_after_hard_state(leader, body, out);
+    }
+
+    /// More became durable: the leader wants to know.
+    pub(super) fn report_progress(&mut self, out: &mut Vec<Output>) {
+        let durable_index = self.log.durable_index();
+        let Role::Follower(role) = &self.role else { return };
+        let Some(leader) = role.leader else { return };
+        if role.validated_index.min(durable_index) > role.reported_index {
+            self.answer_append(leader, out);
+        }
+    }
+}
+
+/// An append that no correct leader sends. It is dropped as if the network had lost it.
+struct Implausible;
+
+/// Checks that records follow one another, with terms that do not fall, up to the leader's.
+fn check_plausible(
+    previous: LogPosition,
+    leader_term: Term,
+    records: &[Record],
+) -> Result<(), Implausible> {
+    let mut before = previous;
+    for record in records {
+        let position = LogPosition { term: record.term(), index: record.index() };
+        let is_next = position.index == before.index.next() && position.term >= before.term;
+        if !is_next || position.term > leader_term {
+            return Err(Implausible);
+        }
+        before = position;
+    }
+    Ok(())
+}
