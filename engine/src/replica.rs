@@ -1,17 +1,34 @@
-//! A replica: the engine and its store behind one door, which is all that a driver has to know.
-//! (Skeleton: signatures are final, bodies follow.)
+//! A replica: an engine and its store behind one door, which is all that a driver has to know.
+//!
+//! A driver performs [`Effect`]s and hands back what comes of them as [`Input`]s, with
+//! [`Input::Turn`] after each handful:
+//!
+//! ```text
+//! loop {
+//!     wait for an input, or until next_deadline()
+//!     step(now, input) for every input that waits
+//!     step(now, Turn)
+//!     perform the effects
+//! }
+//! ```
+//!
+//! Never has more than one write job under way: what is to become durable meanwhile shares the next
+//! one (group commit). Next: `engine` and `storage` for the two halves.
 
 use crate::api::{Request, Response, Token};
-use crate::engine::{Config, RoleName, Status};
-use crate::hlc::Hlc;
+use crate::engine::{self, Config, Engine, Fetch, FetchId, Status};
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::raft::Message;
 use crate::record::Record;
 use crate::state_machine::StateMachine;
-use crate::storage::disk::{Disk, Job, JobDone};
+use crate::storage::disk::{Disk, Job, JobDone, JobId};
+use crate::storage::{ReadPlan, StorageError, Store};
 use crate::time::{Micros, Now};
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::marker::PhantomData;
+
+pub use crate::engine::Event;
 
 /// What can happen to a replica.
 #[derive(Clone, PartialEq, Debug)]
@@ -66,115 +83,204 @@ pub enum Effect<R> {
     Event(Event),
 }
 
-/// Something worth telling.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// The role, the term or the known leader changed.
-    Role {
-        /// Now.
-        role: RoleName,
-        /// Now.
-        term: Term,
-        /// Now.
-        leader: Option<NodeId>,
-    },
-    /// An entry was applied.
-    Applied {
-        /// Which.
-        index: LogIndex,
-        /// Its term.
-        term: Term,
-        /// Its stamp.
-        hlc: Hlc,
-    },
-    /// Entries were cut off the log because the leader of a later term has others.
-    Truncated {
-        /// The first that went.
-        from: LogIndex,
-    },
-    /// The disk failed. The replica does nothing more; the process must end (fsync is never retried).
-    Fatal {
-        /// Why.
-        reason: alloc::string::String,
-    },
-}
-
 /// Why a replica cannot be opened.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpenError {
-    /// See [`crate::storage`].
-    #[error("{0}")]
-    Storage(alloc::string::String),
+    /// The directory is missing, foreign or damaged; the error says what to do.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
-/// The engine and its store.
+/// An engine and its store.
 #[derive(Debug)]
 pub struct Replica<S: StateMachine> {
-    machine: S,
-    _config: PhantomData<Config>,
+    engine: Engine<S>,
+    store: Store,
+    last_job: JobId,
+    write: Option<JobId>,
+    reads: BTreeMap<JobId, (FetchId, ReadPlan)>,
+    torn_bytes: u64,
+    /// Set once the disk has failed: from then on nothing is believed and nothing is done.
+    failure: Option<String>,
+    /// Reused from step to step.
+    scratch: Vec<engine::Effect<S::Reply>>,
 }
 
 impl<S: StateMachine> Replica<S> {
     /// Opens a data directory that was initialised for `config`'s cluster and node, reading its log.
+    /// `machine` must be empty: it is rebuilt from the log.
     ///
     /// # Errors
     /// The directory is missing, foreign or damaged; the error says what to do.
     pub fn open(
-        _config: Config,
-        _machine: S,
-        _now: Now,
-        _disk: &mut impl Disk,
+        config: Config,
+        machine: S,
+        now: Now,
+        disk: &mut impl Disk,
     ) -> Result<Self, OpenError> {
-        todo!()
+        let (store, recovered) =
+            Store::open(disk, config.cluster, config.group, config.node, &config.limits)?;
+        Ok(Self {
+            engine: Engine::new(config, machine, &recovered, now),
+            store,
+            last_job: JobId(0),
+            write: None,
+            reads: BTreeMap::new(),
+            torn_bytes: recovered.torn_bytes,
+            failure: None,
+            scratch: Vec::new(),
+        })
     }
 
     /// Takes one input and appends what follows from it to `effects`. Never panics on anything that
     /// comes from outside.
-    pub fn step(&mut self, _now: Now, _input: Input, _effects: &mut Vec<Effect<S::Reply>>) {
-        todo!()
+    pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect<S::Reply>>) {
+        if self.failure.is_some() {
+            return;
+        }
+        match input {
+            Input::Peer { from, message } => {
+                self.step_engine(now, engine::Input::Peer { from, message }, effects);
+            }
+            Input::Client { token, request } => {
+                self.step_engine(now, engine::Input::Client { token, request }, effects);
+            }
+            Input::Forget { token } => {
+                self.step_engine(now, engine::Input::Forget { token }, effects);
+            }
+            Input::Disk(done) => self.on_disk(now, done, effects),
+            Input::Turn => self.step_engine(now, engine::Input::Turn, effects),
+        }
+    }
+
+    fn step_engine(&mut self, now: Now, input: engine::Input, effects: &mut Vec<Effect<S::Reply>>) {
+        let mut scratch = core::mem::take(&mut self.scratch);
+        self.engine.step(now, input, &mut scratch);
+        for effect in scratch.drain(..) {
+            match effect {
+                engine::Effect::Persist(persist) => self.store.persist(persist),
+                engine::Effect::Fetch(fetch) => self.begin_read(fetch, effects),
+                engine::Effect::Send { to, message } => effects.push(Effect::Send { to, message }),
+                engine::Effect::Respond { token, response } => {
+                    effects.push(Effect::Respond { token, response });
+                }
+                engine::Effect::Event(event) => effects.push(Effect::Event(event)),
+            }
+        }
+        self.scratch = scratch;
+        self.begin_flush(effects);
+    }
+
+    fn next_job(&mut self) -> JobId {
+        self.last_job = JobId(self.last_job.0 + 1);
+        self.last_job
+    }
+
+    fn begin_flush(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        if self.write.is_some() {
+            return;
+        }
+        let id = self.next_job();
+        if let Some(job) = self.store.next_flush(id) {
+            self.write = Some(id);
+            effects.push(Effect::Disk(job));
+        }
+    }
+
+    fn begin_read(&mut self, fetch: Fetch, effects: &mut Vec<Effect<S::Reply>>) {
+        let id = self.next_job();
+        match self.store.plan_read(fetch.first, fetch.end, fetch.bytes_max, id) {
+            Some((job, plan)) => {
+                self.reads.insert(id, (fetch.id, plan));
+                effects.push(Effect::Disk(job));
+            }
+            None => {
+                let reason = alloc::format!(
+                    "entries from {} to {} are neither in memory nor in the store",
+                    fetch.first,
+                    fetch.end
+                );
+                self.fail(reason, effects);
+            }
+        }
+    }
+
+    fn on_disk(&mut self, now: Now, done: JobDone, effects: &mut Vec<Effect<S::Reply>>) {
+        let read = match done.result {
+            Ok(read) => read,
+            Err(error) => return self.fail(error.to_string(), effects),
+        };
+        if self.write == Some(done.id) {
+            self.write = None;
+            let io = self.store.flush_done();
+            return self.step_engine(now, engine::Input::Persisted(io), effects);
+        }
+        let Some((id, plan)) = self.reads.remove(&done.id) else { return };
+        match plan.decode(self.engine.checksum_seed(), &read) {
+            Ok(records) => self.step_engine(now, engine::Input::Fetched { id, records }, effects),
+            Err(error) => self.fail(error.to_string(), effects),
+        }
+    }
+
+    fn fail(&mut self, reason: String, effects: &mut Vec<Effect<S::Reply>>) {
+        self.failure = Some(reason.clone());
+        effects.push(Effect::Event(Event::Fatal { reason }));
     }
 
     /// When [`Input::Turn`] must come at the latest, on the monotonic clock.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
-        todo!()
+        if self.failure.is_some() { None } else { self.engine.next_deadline() }
     }
 
     /// How it is.
     #[must_use]
     pub fn status(&self) -> Status {
-        todo!()
+        self.engine.status()
     }
 
     /// The state machine, to look at.
     #[must_use]
     pub fn machine(&self) -> &S {
-        &self.machine
+        self.engine.machine()
     }
 
     /// Segment files and the bytes in them.
     #[must_use]
     pub fn store_size(&self) -> (u64, u64) {
-        todo!()
+        (self.store.segments(), self.store.bytes())
+    }
+
+    /// Bytes of an unfinished last write that were cut off when this replica was opened.
+    #[must_use]
+    pub fn torn_bytes(&self) -> u64 {
+        self.torn_bytes
+    }
+
+    /// Why the replica does nothing more, if its disk has failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     /// The term of an entry, if it is in the log.
     #[must_use]
-    pub fn term_at(&self, _index: LogIndex) -> Option<Term> {
-        todo!()
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.engine.raft().term_at(index)
     }
 
     /// An entry that is still in memory.
     #[must_use]
-    pub fn cached_record(&self, _index: LogIndex) -> Option<&Record> {
-        todo!()
+    pub fn cached_record(&self, index: LogIndex) -> Option<&Record> {
+        self.engine.raft().cached(index)
     }
 
-    /// Checks every named invariant; tests and simulations call it after each step.
+    /// Checks every named invariant; tests and simulations call it after each turn.
     ///
     /// # Panics
     /// With the name of the invariant that does not hold.
     pub fn check_invariants(&self) {
-        todo!()
+        self.engine.check_invariants();
+        self.store.check_invariants();
     }
 }

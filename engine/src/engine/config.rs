@@ -1,7 +1,8 @@
-//! The engine's door (skeleton).
+//! How an engine is set up, and how it is.
 
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use crate::limits::Limits;
+use crate::raft::RoleName;
 use crate::time::Micros;
 use alloc::vec::Vec;
 
@@ -14,9 +15,9 @@ pub struct Config {
     pub group: GroupId,
     /// This node.
     pub node: NodeId,
-    /// All members, this one too.
+    /// All members, this one too; 1 to 7.
     pub members: Vec<NodeId>,
-    /// Shortest election timeout; each is drawn from this to twice this.
+    /// Shortest election timeout; each is drawn from this to twice this. Several heartbeat intervals.
     pub election_timeout: Micros,
     /// Heartbeat interval.
     pub heartbeat_interval: Micros,
@@ -24,19 +25,6 @@ pub struct Config {
     pub limits: Limits,
     /// The only entropy. Give a real node a fresh one at every start.
     pub seed: u64,
-}
-
-/// What a member does in its term (§5.1; pre-candidate: thesis §9.6).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum RoleName {
-    /// Follows a leader or waits for one.
-    Follower,
-    /// Asks whether it could win.
-    PreCandidate,
-    /// Asks for votes.
-    Candidate,
-    /// Leads.
-    Leader,
 }
 
 /// How an engine is, for people and for oracles.

@@ -1,0 +1,144 @@
+//! Runs committed entries through sessions and state machine, in order, each once.
+//!
+//! Next: `session` decides whether a command takes effect, `bodies` sends what replies refer to.
+
+use super::{Effect, Engine, Event};
+use crate::api::{CommandError, Response, Token};
+use crate::block::{Block, BlockKind, LENGTH_BYTES};
+use crate::hlc::Hlc;
+use crate::ids::{LogIndex, Term};
+use crate::record::{EntryKind, Record};
+use crate::session::Verdict;
+use crate::state_machine::{CommandContext, StateMachine};
+use alloc::vec::Vec;
+
+/// The entry that is being applied.
+#[derive(Clone, Copy)]
+struct Entry {
+    index: LogIndex,
+    term: Term,
+    stamp: Hlc,
+}
+
+impl<S: StateMachine> Engine<S> {
+    /// Applies every committed entry that is in memory, and fetches the next one if it is not.
+    pub(super) fn apply_committed(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        while self.applied_index < self.raft.commit_index() {
+            let next = self.applied_index.next();
+            let Some(record) = self.raft.cached(next).cloned() else {
+                self.fetch_to_apply(next, effects);
+                break;
+            };
+            self.apply_record(&record, effects);
+        }
+        self.answer_ready_queries(effects);
+        self.wake_watchers(effects);
+    }
+
+    /// Applies the entry after the last applied one.
+    pub(super) fn apply_record(&mut self, record: &Record, effects: &mut Vec<Effect<S::Reply>>) {
+        assert_eq!(record.index(), self.applied_index.next());
+        let entry = Entry { index: record.index(), term: record.term(), stamp: record.hlc() };
+        self.machine.advance(entry.stamp);
+        self.sessions.advance(entry.stamp);
+        match record.kind() {
+            EntryKind::Noop | EntryKind::Tick => {}
+            EntryKind::Commands => self.apply_blocks(entry, record.payload(), effects),
+        }
+        self.applied_index = entry.index;
+        let Entry { index, term, stamp: hlc } = entry;
+        effects.push(Effect::Event(Event::Applied { index, term, hlc }));
+    }
+
+    fn apply_blocks(&mut self, entry: Entry, payload: &[u8], effects: &mut Vec<Effect<S::Reply>>) {
+        let tokens = self.proposals.take_tokens(entry.index);
+        let mut tokens = tokens.into_iter();
+        let mut at = 0;
+        while let Some(len) = payload.get(at..at + LENGTH_BYTES) {
+            let start = at + LENGTH_BYTES;
+            let len = u32::from_le_bytes(len.try_into().expect("four bytes")) as usize;
+            // A leader checked every block before it sealed them, and a checksum covers the whole.
+            let block = payload.get(start..start + len).expect("a sealed payload is whole blocks");
+            let block = Block::parse(block).expect("a leader seals only checked blocks");
+            at = start + len;
+            self.apply_block(entry, start, &block, tokens.next(), effects);
+        }
+    }
+
+    fn apply_block(
+        &mut self,
+        entry: Entry,
+        start: usize,
+        block: &Block<'_>,
+        token: Option<Token>,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let response = match block.kind {
+            BlockKind::OpenSession => Response::SessionOpened(self.sessions.open(entry.stamp)),
+            BlockKind::CloseSession => {
+                self.sessions.close(block.session);
+                Response::SessionClosed
+            }
+            BlockKind::Commands => {
+                let results = self.apply_commands(entry, start, block, token.is_some());
+                return self.respond_applied(token, entry.index, results, effects);
+            }
+        };
+        if let Some(token) = token {
+            effects.push(Effect::Respond { token, response });
+        }
+    }
+
+    /// Applies the commands of a block. The results are collected only if somebody waits for them.
+    fn apply_commands(
+        &mut self,
+        entry: Entry,
+        start: usize,
+        block: &Block<'_>,
+        is_wanted: bool,
+    ) -> Vec<Result<S::Reply, CommandError>> {
+        let mut results = Vec::with_capacity(if is_wanted { block.len() } else { 0 });
+        let session = self.sessions.touch(block.session, block.acked_below, entry.stamp);
+        let Some(session) = session else {
+            let expired = || Err(CommandError::SessionExpired);
+            results.resize_with(if is_wanted { block.len() } else { 0 }, expired);
+            return results;
+        };
+        let mut sequence = block.first_sequence;
+        for (offset, command) in block.commands() {
+            let result = match session.check(sequence) {
+                Verdict::Apply => {
+                    let offset = u32::try_from(start + offset).expect("bounded by the record");
+                    let Entry { index, term, stamp: log_time } = entry;
+                    let context = CommandContext { term, index, log_time, offset };
+                    let reply = self.machine.apply(context, command);
+                    session.record(sequence, reply.clone());
+                    Ok(reply)
+                }
+                Verdict::Replay(reply) => Ok(reply),
+                Verdict::Refuse(error) => Err(error),
+            };
+            if is_wanted {
+                results.push(result);
+            }
+            sequence = sequence.next();
+        }
+        results
+    }
+
+    fn respond_applied(
+        &mut self,
+        token: Option<Token>,
+        index: LogIndex,
+        results: Vec<Result<S::Reply, CommandError>>,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let Some(token) = token else { return };
+        let mut wanted = Vec::new();
+        for reply in results.iter().flatten() {
+            S::bodies(reply, &mut wanted);
+        }
+        let response = Response::Applied { index, results, bodies: Vec::new() };
+        self.respond_with_bodies(token, response, wanted, effects);
+    }
+}

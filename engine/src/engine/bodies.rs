@@ -1,0 +1,264 @@
+//! Entries that are needed again: to apply after a restart, to send to a follower that lags, and for
+//! the bodies that answers refer to. Recent ones are in Raft's cache; the rest is fetched.
+//!
+//! Owns a small cache of fetched entries, since a batch is often delivered in several receives.
+
+use super::{Effect, Engine, Fetch, FetchId};
+use crate::api::{Response, Token};
+use crate::ids::{LogIndex, NodeId};
+use crate::limits;
+use crate::record::Record;
+use crate::state_machine::{BodyRef, StateMachine};
+use crate::time::Now;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Fetched entries that are kept for the next receive, bytes.
+const FETCHED_BYTES_MAX: usize = 2 * limits::RECORD_PAYLOAD_BYTES_MAX;
+/// How much is read at once to apply entries after a restart.
+const APPLY_FETCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// Fetches under way.
+#[derive(Debug, Default)]
+pub(super) struct Fetches {
+    last_id: FetchId,
+    under_way: BTreeMap<FetchId, Purpose>,
+    is_applying: bool,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Apply,
+    Follower(NodeId),
+    /// For answers that wait; the range, so that what was not read is asked for again.
+    Bodies(Fetch),
+}
+
+impl Fetches {
+    fn begin<R>(
+        &mut self,
+        purpose: impl FnOnce(Fetch) -> Purpose,
+        (first, end, bytes_max): (LogIndex, LogIndex, usize),
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        self.last_id = FetchId(self.last_id.0 + 1);
+        let fetch = Fetch { id: self.last_id, first, end, bytes_max };
+        self.under_way.insert(fetch.id, purpose(fetch));
+        effects.push(Effect::Fetch(fetch));
+    }
+}
+
+/// Answers that wait for bodies, and what was fetched lately.
+#[derive(Debug)]
+pub(super) struct Bodies<R> {
+    last_answer: u64,
+    waiting: BTreeMap<u64, Waiting<R>>,
+    /// Entries that are being fetched, and who waits for a part of each: answer and slot.
+    asked: BTreeMap<LogIndex, Vec<(u64, usize)>>,
+    recent: Recent,
+}
+
+/// An answer that lacks some of its bodies.
+#[derive(Debug)]
+struct Waiting<R> {
+    token: Token,
+    response: Response<R>,
+    wanted: Vec<BodyRef>,
+    found: Vec<Bytes>,
+    missing: usize,
+}
+
+impl<R> Default for Bodies<R> {
+    fn default() -> Self {
+        Self {
+            last_answer: 0,
+            waiting: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            recent: Recent::default(),
+        }
+    }
+}
+
+impl<R> Bodies<R> {
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Gives everybody who waits for a part of `record` that part.
+    fn hand_out(&mut self, record: &Record, effects: &mut Vec<Effect<R>>) {
+        for (answer, slot) in self.asked.remove(&record.index()).unwrap_or_default() {
+            let waiting = self.waiting.get_mut(&answer).expect("it waits until it has all");
+            waiting.found[slot] = body_of(record, waiting.wanted[slot]);
+            waiting.missing -= 1;
+            if waiting.missing == 0 {
+                let Waiting { token, response, found, .. } =
+                    self.waiting.remove(&answer).expect("just seen");
+                effects.push(Effect::Respond { token, response: with_bodies(response, found) });
+            }
+        }
+    }
+}
+
+/// Fetched entries, the oldest dropped first when there are too many bytes of them.
+#[derive(Debug, Default)]
+struct Recent {
+    entries: BTreeMap<LogIndex, Record>,
+    ages: VecDeque<LogIndex>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn keep(&mut self, record: Record) {
+        let (index, bytes) = (record.index(), record.bytes().len());
+        if self.entries.insert(index, record).is_none() {
+            self.ages.push_back(index);
+            self.bytes += bytes;
+        }
+        while self.bytes > FETCHED_BYTES_MAX {
+            let oldest = self.ages.pop_front().expect("bytes belong to entries");
+            let record = self.entries.remove(&oldest).expect("every age has its entry");
+            self.bytes -= record.bytes().len();
+        }
+    }
+}
+
+/// A body shares its entry's memory, unless it would keep a much larger entry alive.
+fn body_of(record: &Record, body: BodyRef) -> Bytes {
+    let slice = record.payload_slice(body.position.offset, body.len);
+    let slice = slice.expect("a state machine refers only to what it was given");
+    if slice.len() * 4 < record.bytes().len() { Bytes::copy_from_slice(&slice) } else { slice }
+}
+
+fn with_bodies<R>(mut response: Response<R>, found: Vec<Bytes>) -> Response<R> {
+    if let Response::Applied { bodies, .. } | Response::Answer { bodies, .. } = &mut response {
+        *bodies = found;
+    }
+    response
+}
+
+impl<S: StateMachine> Engine<S> {
+    /// Answers with the bodies that are wanted, now or when they are read.
+    pub(super) fn respond_with_bodies(
+        &mut self,
+        token: Token,
+        response: Response<S::Reply>,
+        wanted: Vec<BodyRef>,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let answer = self.bodies.last_answer + 1;
+        let mut found = Vec::with_capacity(wanted.len());
+        let mut missing = 0;
+        let mut to_fetch = BTreeSet::new();
+        for (slot, body) in wanted.iter().enumerate() {
+            let index = body.position.index;
+            let recent = || self.bodies.recent.entries.get(&index);
+            if let Some(record) = self.raft.cached(index).or_else(recent) {
+                found.push(body_of(record, *body));
+                continue;
+            }
+            found.push(Bytes::new());
+            missing += 1;
+            let waiters = self.bodies.asked.entry(index).or_default();
+            if waiters.is_empty() {
+                to_fetch.insert(index);
+            }
+            waiters.push((answer, slot));
+        }
+        if missing == 0 {
+            effects.push(Effect::Respond { token, response: with_bodies(response, found) });
+            return;
+        }
+        self.bodies.last_answer = answer;
+        self.bodies.waiting.insert(answer, Waiting { token, response, wanted, found, missing });
+        self.fetch_runs(&to_fetch, effects);
+    }
+
+    /// Fetches runs of consecutive entries, each as one.
+    fn fetch_runs(&mut self, wanted: &BTreeSet<LogIndex>, effects: &mut Vec<Effect<S::Reply>>) {
+        let mut wanted = wanted.iter().copied();
+        let Some(mut first) = wanted.next() else { return };
+        let mut end = first.next();
+        for index in wanted {
+            if index != end {
+                self.fetch_bodies(first, end, effects);
+                first = index;
+            }
+            end = index.next();
+        }
+        self.fetch_bodies(first, end, effects);
+    }
+
+    fn fetch_bodies(
+        &mut self,
+        first: LogIndex,
+        end: LogIndex,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let range = (first, end, limits::DELIVERY_BYTES_TARGET);
+        self.fetches.begin(Purpose::Bodies, range, effects);
+    }
+
+    pub(super) fn fetch_for_follower(
+        &mut self,
+        follower: NodeId,
+        first: LogIndex,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let last = LogIndex(first.0 + limits::APPEND_RECORDS_MAX as u64 - 1);
+        let end = last.min(self.raft.durable_index()).next();
+        let range = (first, end, limits::APPEND_BYTES_TARGET);
+        self.fetches.begin(|_| Purpose::Follower(follower), range, effects);
+    }
+
+    pub(super) fn fetch_to_apply(&mut self, first: LogIndex, effects: &mut Vec<Effect<S::Reply>>) {
+        if !self.fetches.is_applying {
+            self.fetches.is_applying = true;
+            let range = (first, self.raft.commit_index().next(), APPLY_FETCH_BYTES);
+            self.fetches.begin(|_| Purpose::Apply, range, effects);
+        }
+    }
+
+    pub(super) fn on_fetched(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        records: Vec<Record>,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let Some(purpose) = self.fetches.under_way.remove(&id) else { return };
+        match purpose {
+            Purpose::Follower(follower) => {
+                self.raft.on_fetched(follower, records, &mut self.outputs);
+            }
+            Purpose::Apply => {
+                self.fetches.is_applying = false;
+                for record in records {
+                    // Committed entries never change, so what is next is what was asked for, unless
+                    // the cache was faster.
+                    if record.index() == self.applied_index.next() {
+                        self.apply_record(&record, effects);
+                    }
+                }
+            }
+            Purpose::Bodies(fetch) => self.on_bodies_fetched(fetch, records, effects),
+        }
+        self.after_raft(now, effects);
+    }
+
+    fn on_bodies_fetched(
+        &mut self,
+        fetch: Fetch,
+        records: Vec<Record>,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let read_to = records.last().expect("what is applied can be read").index().next();
+        for record in records {
+            self.bodies.hand_out(&record, effects);
+            self.bodies.recent.keep(record);
+        }
+        if read_to < fetch.end {
+            self.fetch_bodies(read_to, fetch.end, effects);
+        }
+    }
+}

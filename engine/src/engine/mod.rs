@@ -1,0 +1,413 @@
+//! The engine: Raft, sessions and a state machine behind one door.
+//!
+//! Owns what a request lives through: batching, the log, applying, and the answer. Does no IO and
+//! reads no clock; a [`Persist`] or a fetch goes out and its completion comes back. `replica` puts a
+//! store under it, which is what drivers use.
+//!
+//! `propose` collects commands into batches, `apply` runs what is committed, `read` serves queries
+//! and watches, `bodies` fetches what answers refer to.
+
+mod apply;
+mod bodies;
+mod config;
+mod propose;
+mod read;
+
+pub use crate::raft::RoleName;
+pub use config::{Config, Status};
+
+use crate::api::{Rejection, Request, Response, Token};
+use crate::hlc::{Clock, Hlc};
+use crate::ids::{GroupId, LogIndex, NodeId, Term};
+use crate::limits::Limits;
+use crate::raft::{Membership, Message, Output, Raft, Settings};
+use crate::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
+use crate::session::Sessions;
+use crate::state_machine::StateMachine;
+use crate::storage::{IoId, Persist, Recovered};
+use crate::time::{Micros, Now};
+use alloc::string::String;
+use alloc::vec::Vec;
+use bodies::{Bodies, Fetches};
+use propose::Proposals;
+use read::ReadQueue;
+
+/// What can happen to an engine.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// A message came from another member.
+    Peer {
+        /// Who sent it.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// A client asks for something.
+    Client {
+        /// The caller's name for it.
+        token: Token,
+        /// What.
+        request: Request,
+    },
+    /// The answer to this token is wanted no more.
+    Forget {
+        /// Which.
+        token: Token,
+    },
+    /// Everything up to this persist is durable.
+    Persisted(IoId),
+    /// Entries that were asked for, in order, as far as they could be read.
+    Fetched {
+        /// Which fetch.
+        id: FetchId,
+        /// The entries.
+        records: Vec<Record>,
+    },
+    /// The driver's loop turned: seal the batch, look at the deadlines.
+    Turn,
+}
+
+/// What an engine wants done. Each is safe to perform at once.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect<R> {
+    /// Make this durable, after all earlier ones, and report it.
+    Persist(Persist),
+    /// Read entries from the store.
+    Fetch(Fetch),
+    /// Send this; it may be lost.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Tell the client.
+    Respond {
+        /// The token that came with the request.
+        token: Token,
+        /// How it ended.
+        response: Response<R>,
+    },
+    /// Something worth telling.
+    Event(Event),
+}
+
+/// Names a fetch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct FetchId(pub u64);
+
+/// Entries to be read: from `first` on, at least one if it is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fetch {
+    /// Its name.
+    pub id: FetchId,
+    /// The first entry.
+    pub first: LogIndex,
+    /// The entry after the last one that is wanted.
+    pub end: LogIndex,
+    /// Enough once this many bytes were read.
+    pub bytes_max: usize,
+}
+
+/// Something that people and oracles want to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The role, the term or the known leader changed.
+    Role {
+        /// Now.
+        role: RoleName,
+        /// Now.
+        term: Term,
+        /// Now.
+        leader: Option<NodeId>,
+    },
+    /// An entry was applied.
+    Applied {
+        /// Which.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// Its stamp.
+        hlc: Hlc,
+    },
+    /// Entries were cut off the log because the leader of a later term has others.
+    Truncated {
+        /// The first that went.
+        from: LogIndex,
+    },
+    /// The disk failed. The replica does nothing more; the process must end (fsync is never retried).
+    Fatal {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Raft, sessions and a state machine.
+#[derive(Debug)]
+pub struct Engine<S: StateMachine> {
+    raft: Raft,
+    clock: Clock,
+    machine: S,
+    sessions: Sessions<S::Reply>,
+    applied_index: LogIndex,
+    proposals: Proposals,
+    reads: ReadQueue<S::Reply>,
+    bodies: Bodies<S::Reply>,
+    fetches: Fetches,
+    /// When log time must be moved on, on the monotonic clock, if this member leads.
+    tick_at: Option<Micros>,
+    /// The last role that was told.
+    told: (RoleName, Term, Option<NodeId>),
+    group: GroupId,
+    seed: ChecksumSeed,
+    limits: Limits,
+    /// Reused from step to step.
+    outputs: Vec<Output>,
+}
+
+impl<S: StateMachine> Engine<S> {
+    /// An engine over what its store recovered. `machine` and sessions start empty and are rebuilt
+    /// from the log.
+    #[must_use]
+    pub fn new(config: Config, machine: S, recovered: &Recovered, now: Now) -> Self {
+        let settings = Settings {
+            node: config.node,
+            membership: Membership::new(config.members),
+            election_timeout: config.election_timeout,
+            heartbeat_interval: config.heartbeat_interval,
+            limits: config.limits.clone(),
+            seed: config.seed,
+        };
+        let raft = Raft::new(settings, recovered, now.monotonic);
+        Self {
+            told: (raft.role(), Term::ZERO, raft.leader()),
+            raft,
+            clock: Clock::recovered(recovered.last_stamp),
+            machine,
+            sessions: Sessions::new(&config.limits),
+            applied_index: LogIndex::ZERO,
+            proposals: Proposals::default(),
+            reads: ReadQueue::default(),
+            bodies: Bodies::default(),
+            fetches: Fetches::default(),
+            tick_at: None,
+            group: config.group,
+            seed: ChecksumSeed::of(config.cluster, config.group),
+            limits: config.limits,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Takes one input and appends what follows from it to `effects`. Total: nothing that comes from
+    /// outside makes it panic.
+    pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect<S::Reply>>) {
+        match input {
+            Input::Peer { from, message } => {
+                self.raft.on_message(from, message, now.monotonic, &mut self.outputs);
+                self.after_raft(now, effects);
+            }
+            Input::Client { token, request } => self.on_request(now, token, request, effects),
+            Input::Forget { token } => self.reads.forget(token),
+            Input::Persisted(io) => {
+                self.raft.on_persisted(io, now.monotonic, &mut self.outputs);
+                self.after_raft(now, effects);
+            }
+            Input::Fetched { id, records } => self.on_fetched(now, id, records, effects),
+            Input::Turn => self.on_turn(now, effects),
+        }
+    }
+
+    /// When [`Input::Turn`] must come at the latest, on the monotonic clock.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Micros> {
+        let raft = self.raft.next_deadline();
+        let deadlines = [self.tick_at, self.reads.next_deadline()];
+        Some(deadlines.into_iter().flatten().fold(raft, Micros::min))
+    }
+
+    fn on_turn(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
+        self.reads.expire_watches(now.monotonic, effects);
+        self.append_first_entry(now);
+        self.seal_batch(now);
+        self.append_tick(now);
+        self.raft.on_turn(now.monotonic, &mut self.outputs);
+        self.after_raft(now, effects);
+        self.raft.trim_cache(self.applied_index);
+        self.tick_at = self.tick_deadline(now);
+    }
+
+    fn on_request(
+        &mut self,
+        now: Now,
+        token: Token,
+        request: Request,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let outcome = match self.admit() {
+            Err(rejection) => Err(Response::Rejected(rejection)),
+            Ok(()) => match request {
+                Request::Propose(block) => self.propose(now, token, &block),
+                Request::Query(query) => {
+                    self.raft.read(token);
+                    self.reads.queries.insert(token, query);
+                    Ok(())
+                }
+                Request::Watch { query, until } => self.watch(token, &query, until),
+            },
+        };
+        if let Err(response) = outcome {
+            effects.push(Effect::Respond { token, response });
+        }
+    }
+
+    /// Whether a request may come in at all.
+    fn admit(&self) -> Result<(), Rejection> {
+        if !self.raft.is_leader() {
+            return Err(Rejection::NotLeader { leader: self.raft.leader() });
+        }
+        let used = self.waiting_requests() as u64;
+        let max = self.limits.waiting_requests_max as u64;
+        if used >= max {
+            return Err(Rejection::Full { what: crate::api::Bounded::WaitingRequests, used, max });
+        }
+        Ok(())
+    }
+
+    fn waiting_requests(&self) -> usize {
+        self.proposals.waiting() + self.reads.waiting() + self.bodies.waiting()
+    }
+
+    /// Carries on what Raft put out, applies what is committed, and tells of a changed role.
+    fn after_raft(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
+        let mut outputs = core::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
+            self.on_output(output, effects);
+        }
+        self.outputs = outputs;
+        self.clock.observe(self.raft.last_stamp(), now);
+        // Before applying: what this member proposed as a leader may just have been replaced, and
+        // must not be answered with somebody else's entry.
+        self.tell_role(effects);
+        self.apply_committed(effects);
+    }
+
+    fn on_output(&mut self, output: Output, effects: &mut Vec<Effect<S::Reply>>) {
+        match output {
+            Output::Send { to, message } => effects.push(Effect::Send { to, message }),
+            Output::Persist(persist) => effects.push(Effect::Persist(persist)),
+            Output::Fetch { follower, first } => self.fetch_for_follower(follower, first, effects),
+            Output::ReadsReady { tokens, index } => {
+                self.reads.confirmed.extend(tokens.into_iter().map(|token| (index, token)));
+            }
+            Output::ReadsFailed { tokens } => {
+                let leader = self.raft.leader();
+                for token in tokens {
+                    self.reads.queries.remove(&token);
+                    let response = Response::Rejected(Rejection::NotLeader { leader });
+                    effects.push(Effect::Respond { token, response });
+                }
+            }
+            Output::Truncated { from } => effects.push(Effect::Event(Event::Truncated { from })),
+        }
+    }
+
+    fn tell_role(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        let (role, term, leader) = (self.raft.role(), self.raft.term(), self.raft.leader());
+        if self.told == (role, term, leader) {
+            return;
+        }
+        if self.told.0 == RoleName::Leader && (role != RoleName::Leader || term != self.told.1) {
+            self.abandon_proposals(leader, effects);
+            self.reads.abandon_watches(leader, effects);
+        }
+        self.told = (role, term, leader);
+        effects.push(Effect::Event(Event::Role { role, term, leader }));
+    }
+
+    /// §5.4.2 and §8: a leader begins its term with an entry of its own, and so commits what is older.
+    fn append_first_entry(&mut self, now: Now) {
+        if self.raft.wants_first_entry() {
+            self.append(now, RecordBuilder::default(), EntryKind::Noop);
+        }
+    }
+
+    /// Moves log time on when something is due and nobody else makes an entry.
+    fn append_tick(&mut self, now: Now) {
+        let is_due = self.tick_deadline(now).is_some_and(|at| at <= now.monotonic);
+        if is_due && self.raft.last_index() == self.applied_index {
+            self.append(now, RecordBuilder::default(), EntryKind::Tick);
+        }
+    }
+
+    /// When the state machine's next deadline passes in log time, on the monotonic clock.
+    fn tick_deadline(&self, now: Now) -> Option<Micros> {
+        // With entries on their way log time moves by itself; applying them asks again.
+        if !self.raft.is_leader() || self.raft.last_index() != self.applied_index {
+            return None;
+        }
+        let due = self.machine.next_deadline()?;
+        // One millisecond more, as a deadline may carry a counter.
+        let wait = (due.millis() + 1).saturating_sub(self.clock.log_millis(now));
+        Some(now.monotonic + Micros::from_millis(wait))
+    }
+
+    fn append(&mut self, now: Now, builder: RecordBuilder, kind: EntryKind) -> LogIndex {
+        let index = self.raft.next_index();
+        let stamp = self.clock.stamp(now);
+        let record = builder.seal(self.seed, self.group, index, self.raft.term(), stamp, kind);
+        self.raft.append(record);
+        index
+    }
+}
+
+/// What those around an engine may know of it.
+impl<S: StateMachine> Engine<S> {
+    /// How it is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            node: self.raft.node(),
+            role: self.raft.role(),
+            term: self.raft.term(),
+            voted_for: self.raft.voted_for(),
+            leader: self.raft.leader(),
+            first_index: LogIndex(1),
+            last_index: self.raft.last_index(),
+            durable_index: self.raft.durable_index(),
+            commit_index: self.raft.commit_index(),
+            applied_index: self.applied_index,
+            followers: self.raft.followers(),
+            sessions: self.sessions.len(),
+            waiting_requests: self.waiting_requests(),
+        }
+    }
+
+    /// Raft, to look at.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The state machine, to look at.
+    #[must_use]
+    pub fn machine(&self) -> &S {
+        &self.machine
+    }
+
+    /// What the records' checksums are bound to.
+    #[must_use]
+    pub fn checksum_seed(&self) -> ChecksumSeed {
+        self.seed
+    }
+
+    /// Checks every named invariant but the state machine's own.
+    ///
+    /// # Panics
+    /// With the name of the invariant that does not hold.
+    pub fn check_invariants(&self) {
+        self.raft.check_invariants();
+        assert!(self.applied_index <= self.raft.commit_index(), "applied_within_commit");
+        assert!(self.clock.last() >= self.raft.last_stamp(), "clock_at_or_after_log");
+        self.proposals.check_invariants(self.raft.is_leader(), self.raft.last_index());
+    }
+}
