@@ -576,3 +576,157 @@ impl Disk for SimDisk {
         Ok(Bytes::new())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::Xoshiro256PlusPlus;
+    use std::collections::BTreeSet;
+
+    const FILE: FileName = FileName::Segment(1);
+    const OTHER: FileName = FileName::Segment(2);
+
+    fn write(file: FileName, offset: u64, bytes: &'static [u8]) -> DiskOp {
+        // Two parts, as most writes have several.
+        let (head, tail) = bytes.split_at(bytes.len() / 2);
+        let parts = vec![Bytes::from_static(head), Bytes::from_static(tail)];
+        DiskOp::Write { file, offset, parts }
+    }
+
+    fn perform(disk: &mut SimDisk, ops: &[DiskOp]) {
+        for op in ops {
+            disk.perform(op).unwrap();
+        }
+    }
+
+    /// A file with durable bytes, in sectors of four.
+    fn disk_with(bytes: &'static [u8]) -> SimDisk {
+        let mut disk = SimDisk::with_sector_bytes(4);
+        let ops = [write(FILE, 0, bytes), DiskOp::Sync { file: FILE }, DiskOp::SyncDirectory];
+        perform(&mut disk, &ops);
+        assert_eq!(disk.pending(), []);
+        disk
+    }
+
+    fn contents_after_every_crash(disk: &SimDisk, file: FileName) -> BTreeSet<Option<Vec<u8>>> {
+        disk.crash_states().iter().map(|left| left.contents(file).map(<[u8]>::to_vec)).collect()
+    }
+
+    fn set(contents: &[&[u8]]) -> BTreeSet<Option<Vec<u8>>> {
+        contents.iter().map(|bytes| Some(bytes.to_vec())).collect()
+    }
+
+    #[test]
+    fn a_power_failure_loses_keeps_or_tears_an_append_at_sectors() {
+        let mut disk = disk_with(b"aaaaaa");
+        perform(&mut disk, &[write(FILE, 6, b"bbbb")]);
+        assert_eq!(disk.contents(FILE).unwrap(), b"aaaaaabbbb");
+        let expected = set(&[
+            b"aaaaaa",
+            b"aaaaaabbbb",
+            b"aaaaaabb",
+            b"aaaaaa\0\0\0\0",
+            b"aaaaaabb\0\0",
+            b"aaaaaa\0\0bb",
+        ]);
+        assert_eq!(contents_after_every_crash(&disk, FILE), expected);
+    }
+
+    #[test]
+    fn overlapping_writes_and_cuts_meet_their_fates_one_by_one() {
+        let mut disk = disk_with(b"aaaa");
+        let cut = DiskOp::Truncate { file: FILE, len: 2 };
+        perform(&mut disk, &[write(FILE, 0, b"bb"), cut, write(FILE, 1, b"cc")]);
+        assert_eq!(disk.contents(FILE).unwrap(), b"bcc");
+        let expected = set(&[
+            b"aaaa", b"bbaa", b"aa", b"bb", b"acca", b"bcca", b"acc",
+            b"bcc", // Whole operations.
+            b"aa\0", b"bb\0", // The last write's length without its bytes.
+        ]);
+        assert_eq!(contents_after_every_crash(&disk, FILE), expected);
+    }
+
+    #[test]
+    fn what_a_sync_covered_survives_and_other_files_are_not_covered() {
+        let mut disk = disk_with(b"aaaa");
+        let ops = [write(OTHER, 0, b"oo"), DiskOp::SyncDirectory, write(FILE, 4, b"bb")];
+        perform(&mut disk, &ops);
+        perform(&mut disk, &[DiskOp::Sync { file: FILE }]);
+        disk.crash_with(|_, _| Fate::Lost);
+        assert_eq!(disk.contents(FILE).unwrap(), b"aaaabb");
+        assert_eq!(disk.contents(OTHER).unwrap(), b"", "its name is durable, its bytes are not");
+    }
+
+    #[test]
+    fn creations_renames_and_deletions_may_be_lost_until_the_directory_is_synced() {
+        let mut disk = disk_with(b"old");
+        let rename = DiskOp::Rename { from: OTHER, to: FILE };
+        perform(&mut disk, &[write(OTHER, 0, b"new"), DiskOp::Sync { file: OTHER }, rename]);
+        assert_eq!(contents_after_every_crash(&disk, FILE), set(&[b"old", b"new"]));
+        let others = contents_after_every_crash(&disk, OTHER);
+        assert_eq!(others, [None, Some(b"new".to_vec())].into());
+        perform(&mut disk, &[DiskOp::SyncDirectory]);
+        assert_eq!(contents_after_every_crash(&disk, FILE), set(&[b"new"]));
+        perform(&mut disk, &[DiskOp::Delete { file: FILE }]);
+        let left = contents_after_every_crash(&disk, FILE);
+        assert_eq!(left, [None, Some(b"new".to_vec())].into());
+        perform(&mut disk, &[DiskOp::SyncDirectory]);
+        assert_eq!(contents_after_every_crash(&disk, FILE), [None].into());
+        assert!(disk.files.is_empty(), "a deleted file takes no memory");
+    }
+
+    #[test]
+    fn a_failed_sync_keeps_bytes_readable_that_only_writing_them_again_makes_durable() {
+        let mut disk = disk_with(b"aaaa");
+        perform(&mut disk, &[write(FILE, 4, b"bb")]);
+        disk.fail_after(0, false);
+        disk.perform(&DiskOp::Sync { file: FILE }).unwrap_err();
+        perform(&mut disk, &[DiskOp::Sync { file: FILE }]);
+        assert_eq!(disk.contents(FILE).unwrap(), b"aaaabb");
+        let mut left = disk.clone();
+        left.crash_with(|_, _| Fate::Lost);
+        assert_eq!(left.contents(FILE).unwrap(), b"aaaa");
+        perform(&mut disk, &[write(FILE, 4, b"bb"), DiskOp::Sync { file: FILE }]);
+        disk.crash_with(|_, _| Fate::Lost);
+        assert_eq!(disk.contents(FILE).unwrap(), b"aaaabb");
+    }
+
+    #[test]
+    fn a_lying_sync_makes_nothing_durable() {
+        let mut disk = disk_with(b"aaaa");
+        disk.set_sync_lying(true);
+        perform(&mut disk, &[write(FILE, 4, b"bb"), DiskOp::Sync { file: FILE }]);
+        disk.crash_with(|_, _| Fate::Lost);
+        assert_eq!(disk.contents(FILE).unwrap(), b"aaaa");
+    }
+
+    #[test]
+    fn an_armed_failure_strikes_once_and_changes_nothing() {
+        let mut disk = disk_with(b"aaaa");
+        disk.fail_after(1, true);
+        perform(&mut disk, &[write(FILE, 0, b"b")]);
+        let error = disk.perform(&write(FILE, 0, b"cc")).unwrap_err();
+        assert!(error.is_full);
+        assert_eq!(disk.contents(FILE).unwrap(), b"baaa");
+        perform(&mut disk, &[write(FILE, 0, b"cc")]);
+        assert_eq!(disk.contents(FILE).unwrap(), b"ccaa");
+    }
+
+    #[test]
+    fn one_seed_makes_one_disk() {
+        let mut disk = disk_with(b"aaaa");
+        perform(
+            &mut disk,
+            &[write(FILE, 2, b"bbbbbbbbbbbbbbbbbbbbbbbbbbb"), write(OTHER, 3, b"c")],
+        );
+        let left = |seed| {
+            let mut disk = disk.clone();
+            disk.crash(CrashMode::Random, &mut Xoshiro256PlusPlus::seed_from_u64(seed));
+            (disk.contents(FILE).map(<[u8]>::to_vec), disk.contents(OTHER).map(<[u8]>::to_vec))
+        };
+        assert!((0..20).all(|seed| left(seed) == left(seed)));
+        assert!((0..20).map(left).collect::<BTreeSet<_>>().len() > 5, "the seeds differ");
+    }
+}

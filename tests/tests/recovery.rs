@@ -3,6 +3,7 @@
 //! Owns the claims about recovery: every cut, every power failure and every flipped bit of small
 //! logs, and random workloads against a reference. Never looks into the store: it compares what was
 //! written with what is read back. Next: `engine::storage`, `sim::disk`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use engine::hlc::Hlc;
 use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
@@ -442,6 +443,23 @@ fn a_flush_of_another_node_never_passes_for_one_of_ours() {
     };
     assert_eq!(with_flush_of(NodeId(2)), writer.latest);
     assert_eq!(with_flush_of(NODE).hard_state.term, Term(77));
+}
+
+#[test]
+fn a_valid_record_in_the_place_of_another_is_not_served() {
+    let mut writer = Writer::new(SimDisk::new(), SEGMENT_BYTES_LARGE);
+    writer.append(1, 1, &[8]);
+    writer.flush();
+    writer.append(1, 2, &[8]);
+    writer.flush();
+    let other = record(1, 2, 8);
+    let mut bytes = writer.bytes_of(writer.tail());
+    bytes[128..128 + other.bytes().len()].copy_from_slice(other.bytes());
+    writer.disk.set_contents(writer.tail(), bytes);
+    let error = recover(&mut writer.disk).unwrap_err();
+    let is_digest =
+        matches!(error, StorageError::Damaged { damage: Damage::Digest { sequence: 1 }, .. });
+    assert!(is_digest, "{error}");
 }
 
 #[test]

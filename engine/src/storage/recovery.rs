@@ -209,10 +209,9 @@ fn repair_tail(
     torn_bytes: u64,
 ) -> Result<(), StorageError> {
     if tail.segment < segment_last {
-        // Created but without a header: the directory must forget it before the segment before it
+        // Created but without a header. The directory must forget it before the segment before it
         // grows, or the next recovery would take that one's torn end for a hole.
-        let file = FileName::Segment(segment_last);
-        perform_all(disk, &[DiskOp::Delete { file }, DiskOp::SyncDirectory])?;
+        disk.perform(&DiskOp::Delete { file: FileName::Segment(segment_last) })?;
     }
     let file = FileName::Segment(tail.segment);
     let len = usize::try_from(tail.bytes - tail.last_flush_offset).expect("it was read whole");
