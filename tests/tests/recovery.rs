@@ -217,15 +217,17 @@ fn only_the_last_segment_may_end_torn() {
     assert!(writer.store.segments() >= 3);
     for segment in 1..=writer.store.segments() {
         let file = FileName::Segment(segment);
-        let whole = writer.bytes_of(file);
-        for cut in 0..whole.len() {
+        let mut longer = writer.bytes_of(file);
+        longer.extend([0; 8]);
+        let whole = longer.len() - 8;
+        for cut in (0..whole).chain([longer.len()]) {
             let mut disk = writer.disk.clone();
-            disk.set_contents(file, whole[..cut].to_vec());
+            disk.set_contents(file, longer[..cut].to_vec());
             match recover(&mut disk) {
                 Ok(state) => {
                     assert_eq!(file, writer.tail(), "{file} was cut at {cut}");
-                    let before = &writer.states[..writer.states.len() - 1];
-                    assert!(before.contains(&state));
+                    let lost = usize::from(cut < whole);
+                    assert!(writer.states[..writer.states.len() - lost].contains(&state));
                 }
                 Err(error) => {
                     assert_ne!(file, writer.tail(), "cut at {cut}: {error}");
@@ -322,6 +324,14 @@ fn an_interrupted_format_is_done_again_and_never_leaves_a_directory_that_does_no
             Err(error) => assert!(matches!(error, StorageError::Disk(_)), "{error}"),
         }
     }
+}
+
+#[test]
+fn a_longer_identity_that_was_left_unfinished_does_not_stick_out_of_the_new_one() {
+    let mut disk = SimDisk::new();
+    disk.set_contents(FileName::IdentityTemporary, vec![7; 500]);
+    Store::format(&mut disk, &identity()).unwrap();
+    assert_eq!(Store::read_identity(&mut disk), Ok(identity()));
 }
 
 #[test]

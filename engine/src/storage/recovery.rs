@@ -13,7 +13,7 @@ use super::store::Store;
 use super::{HardState, Identity, IoId, Recovered};
 use crate::hlc::Hlc;
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
-use crate::limits::Limits;
+use crate::limits::{Limits, SEGMENT_BYTES_MAX};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -91,7 +91,7 @@ impl Store {
     }
 
     /// Opens the log of `node`, cuts a torn tail off, and makes durable whatever it found. Reads
-    /// whole segments, one at a time.
+    /// whole segments, one at a time. Of `limits` it heeds the size of a segment.
     ///
     /// # Errors
     /// The directory is empty, another's, damaged, of a newer version, or the disk failed; each says
@@ -125,7 +125,7 @@ impl Store {
         repair_tail(disk, &tail, segments.len() as u64, torn_bytes)?;
         let store = Self {
             owner,
-            segment_bytes_max: limits.segment_bytes_max,
+            segment_bytes_max: limits.segment_bytes_max.min(SEGMENT_BYTES_MAX),
             entries: replay.entries,
             segment_first: SEGMENT_FIRST,
             segment_last: tail.segment,
