@@ -1,0 +1,308 @@
+//! Commands that look at queues and nodes, and those that delete: `get`, `browse`, `list`, `delete`,
+//! `purge`, `nodes`, `status`.
+
+use super::output::{Printer, message_json, time};
+use super::values::{escape, parse_id};
+use super::{Failure, Outcome};
+use clap::Args;
+use client::{Client, Cluster, Node, Stored};
+use engine::ids::{MessageId, NodeId};
+use engine::wire::client::{Health, NodeStatus};
+use serde_json::{Value, json};
+
+/// Characters of a body that a table shows.
+const PREVIEW_CHARS: usize = 60;
+/// Messages that one browse call asks for.
+const PAGE: usize = 256;
+
+#[derive(Args, Debug)]
+pub(super) struct QueueArg {
+    /// Queue
+    queue: String,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct GetArgs {
+    /// Queue that the message is in
+    queue: String,
+    /// Id of the message, a UUID
+    #[arg(value_parser = parse_id)]
+    id: MessageId,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct BrowseArgs {
+    /// Queue to look into
+    queue: String,
+    /// Messages at most
+    #[arg(long, default_value_t = 100)]
+    max: usize,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DeleteArgs {
+    /// Queue that the messages are in
+    queue: String,
+    /// Ids of the messages, UUIDs
+    #[arg(required = true, value_name = "ID", value_parser = parse_id)]
+    ids: Vec<MessageId>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct NodesArgs {
+    /// Go on and print every change
+    #[arg(long)]
+    follow: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    /// Nodes to ask; all of them if none is named
+    #[arg(value_name = "NODE")]
+    nodes: Vec<u64>,
+}
+
+fn stored_json(stored: &Stored) -> Value {
+    let mut value = message_json(&stored.message);
+    value["position"] = json!(stored.receipt.position.to_string());
+    value["stored_at"] = json!(time(stored.receipt.stamp));
+    value["attempts"] = json!(stored.attempts);
+    value["unavailable_until"] = json!(stored.unavailable_until.map(time));
+    value
+}
+
+pub(super) async fn get(client: &Client, args: GetArgs, printer: Printer) -> Outcome {
+    let Some(stored) = client.get(&args.queue, args.id).await? else {
+        let what = format!("`{}` holds no message {}", args.queue, args.id);
+        return Err(Failure::Nothing(what));
+    };
+    let message = &stored.message;
+    let mut lines = vec![
+        format!("id           {}", message.id),
+        format!("from         {}", escape(message.from.as_bytes())),
+        format!("sent at      {}", time(message.sent_at)),
+        format!("position     {}", stored.receipt.position),
+        format!("stored at    {}", time(stored.receipt.stamp)),
+        format!("attempts     {}", stored.attempts),
+        format!("unavailable  {}", stored.unavailable_until.map_or("no".into(), until)),
+    ];
+    for (key, value) in &message.headers {
+        lines.push(format!("header       {}={}", escape(key.as_bytes()), escape(value.as_bytes())));
+    }
+    lines.push(format!("body         {}", escape(&message.body)));
+    Ok(printer.line(&stored_json(&stored), &lines.join("\n"))?)
+}
+
+fn until(stamp: engine::hlc::Hlc) -> String {
+    format!("until {}", time(stamp))
+}
+
+pub(super) async fn browse(client: &Client, args: BrowseArgs, printer: Printer) -> Outcome {
+    let mut found: Vec<Stored> = Vec::new();
+    while found.len() < args.max {
+        let after = found.last().map(|stored| stored.receipt.position);
+        let page = client.browse(&args.queue, after, PAGE.min(args.max - found.len())).await?;
+        if page.is_empty() {
+            break;
+        }
+        found.extend(page);
+    }
+    if found.is_empty() {
+        return Err(Failure::Nothing(format!("`{}` holds no messages", args.queue)));
+    }
+    let rows = found.iter().map(|stored| {
+        let cells = vec![
+            stored.receipt.position.to_string(),
+            stored.message.id.to_string(),
+            stored.attempts.to_string(),
+            stored.unavailable_until.map_or("available".to_owned(), until),
+            escape(&stored.message.body).chars().take(PREVIEW_CHARS).collect(),
+        ];
+        (stored_json(stored), cells)
+    });
+    Ok(printer.table(&["position", "id", "attempts", "state", "body"], rows)?)
+}
+
+pub(super) async fn list(client: &Client, printer: Printer) -> Outcome {
+    let queues = client.list().await?;
+    if queues.is_empty() {
+        let what = "there are no queues; a queue exists once something was sent to it";
+        return Err(Failure::Nothing(what.to_owned()));
+    }
+    let rows = queues.iter().map(|queue| {
+        let counts = [queue.available, queue.leased, queue.delayed, queue.sent_total];
+        let value = json!({
+            "queue": queue.name,
+            "available": queue.available,
+            "leased": queue.leased,
+            "delayed": queue.delayed,
+            "sent_total": queue.sent_total,
+        });
+        let name = escape(queue.name.as_bytes());
+        (value, std::iter::once(name).chain(counts.map(|count| count.to_string())).collect())
+    });
+    Ok(printer.table(&["queue", "available", "leased", "delayed", "sent in all"], rows)?)
+}
+
+pub(super) async fn delete(client: &Client, args: DeleteArgs, printer: Printer) -> Outcome {
+    let deleted = client.delete(&args.queue, &args.ids).await?;
+    for (id, deleted) in args.ids.iter().zip(&deleted) {
+        let value = json!({"id": id.to_string(), "deleted": deleted});
+        printer
+            .line(&value, &format!("{id} {}", if *deleted { "deleted" } else { "not found" }))?;
+    }
+    let missing = deleted.iter().filter(|deleted| !**deleted).count();
+    if missing > 0 {
+        let what = format!("{missing} of {} ids are not in `{}`", deleted.len(), args.queue);
+        return Err(Failure::Nothing(what));
+    }
+    Ok(())
+}
+
+pub(super) async fn purge(client: &Client, args: QueueArg, printer: Printer) -> Outcome {
+    let purged = client.purge(&args.queue).await?;
+    let value = json!({"queue": args.queue, "purged": purged});
+    Ok(printer.line(&value, &format!("{purged} messages removed from `{}`", args.queue))?)
+}
+
+pub(super) async fn nodes(client: &Client, args: NodesArgs, printer: Printer) -> Outcome {
+    // The first node's word is here; the others are being dialled.
+    let mut cluster = settle_connections(client).await;
+    print_nodes(printer, &cluster)?;
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
+        cluster = client.nodes_changed(&cluster).await?;
+        print_nodes(printer, &cluster)?;
+    }
+}
+
+/// Waits for the connections to all nodes, but not for long.
+async fn settle_connections(client: &Client) -> Cluster {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(300);
+    let mut cluster = client.nodes();
+    let all_connected = async {
+        while !cluster.nodes.iter().all(|node| node.connected) {
+            match client.nodes_changed(&cluster).await {
+                Ok(changed) => cluster = changed,
+                Err(_) => return,
+            }
+        }
+    };
+    // Whoever is not connected by then is shown as such.
+    let _settled = tokio::time::timeout(PATIENCE, all_connected).await;
+    cluster
+}
+
+fn print_nodes(printer: Printer, cluster: &Cluster) -> Outcome {
+    let rows = cluster.nodes.iter().map(|node| {
+        let Node { node: id, address, leader, connected, .. } = node;
+        let role = if *leader { "leader" } else { "follower" };
+        let health = health(node);
+        let value = json!({
+            "node": id.0,
+            "address": address,
+            "role": role,
+            "connected": connected,
+            "health": health,
+            "term": cluster.term.0,
+        });
+        let connected = if *connected { "yes" } else { "no" };
+        let cells = [id.to_string(), address.clone(), role.into(), connected.into(), health.into()];
+        (value, cells.to_vec())
+    });
+    Ok(printer.table(&["node", "address", "role", "connected", "health"], rows)?)
+}
+
+fn health(node: &Node) -> &'static str {
+    match node.health {
+        Health::Itself | Health::Reachable => "reachable",
+        Health::Unreachable if node.connected => "reachable from here only",
+        Health::Unreachable => "unreachable",
+    }
+}
+
+pub(super) async fn status(client: &Client, args: StatusArgs, printer: Printer) -> Outcome {
+    let all = || settle_connections(client);
+    let nodes: Vec<NodeId> = if args.nodes.is_empty() {
+        all().await.nodes.into_iter().map(|node| node.node).collect()
+    } else {
+        args.nodes.into_iter().map(NodeId).collect()
+    };
+    let mut found = Vec::new();
+    let mut failure = None;
+    for node in nodes {
+        match client.status(node).await {
+            Ok(status) => found.push(status),
+            Err(error) => failure = Some(error),
+        }
+    }
+    let header = [
+        "node",
+        "role",
+        "term",
+        "leader",
+        "last",
+        "durable",
+        "commit",
+        "applied",
+        "messages",
+        "queues",
+        "sessions",
+        "log bytes",
+        "uptime",
+        "version",
+    ];
+    printer
+        .table(&header, found.iter().map(|status| (status_json(status), status_cells(status))))?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn status_cells(status: &NodeStatus) -> Vec<String> {
+    vec![
+        status.node.to_string(),
+        status.role.clone(),
+        status.term.to_string(),
+        status.leader.map_or("none".to_owned(), |leader| leader.to_string()),
+        status.last_index.to_string(),
+        status.durable_index.to_string(),
+        status.commit_index.to_string(),
+        status.applied_index.to_string(),
+        status.messages.to_string(),
+        status.queues.to_string(),
+        status.sessions.to_string(),
+        status.log_bytes.to_string(),
+        format!("{}s", status.uptime.as_millis() / 1_000),
+        status.version.clone(),
+    ]
+}
+
+fn status_json(status: &NodeStatus) -> Value {
+    let followers: Vec<Value> = status
+        .followers
+        .iter()
+        .map(|(node, matched)| json!({"node": node.0, "match_index": matched.0}))
+        .collect();
+    json!({
+        "node": status.node.0,
+        "cluster": status.cluster.to_string(),
+        "role": status.role,
+        "term": status.term.0,
+        "leader": status.leader.map(|leader| leader.0),
+        "first_index": status.first_index.0,
+        "last_index": status.last_index.0,
+        "durable_index": status.durable_index.0,
+        "commit_index": status.commit_index.0,
+        "applied_index": status.applied_index.0,
+        "log_time": status.log_time,
+        "messages": status.messages,
+        "queues": status.queues,
+        "sessions": status.sessions,
+        "segments": status.segments,
+        "log_bytes": status.log_bytes,
+        "followers": followers,
+        "uptime_seconds": status.uptime.as_millis() / 1_000,
+        "version": status.version,
+    })
+}

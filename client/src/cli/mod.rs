@@ -1,0 +1,234 @@
+//! The command line: arguments in, lines out, and an exit code that scripts can rely on.
+//!
+//! Owns nothing of the protocol: every command is a few calls of the library. Next: `output` for how
+//! things are printed, one module for each family of commands.
+
+mod bench;
+mod look;
+mod output;
+mod receive;
+mod send;
+mod values;
+
+use clap::{Args, Parser, Subcommand};
+use client::{CallError, Client, ConnectError, Options, Rejected};
+use output::Printer;
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+use values::parse_duration;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  rejected: nothing happened, and nothing will
+  2  wrong usage
+  3  outcome unknown: it may or may not have happened
+  4  no node, or no leader, answered in time; nothing happened
+  5  nothing found: an empty queue, an unknown id, a lease that is no longer held
+  6  input could not be read or output could not be written";
+
+/// Sends to, receives from and looks into a Posthaste cluster.
+#[derive(Parser, Debug)]
+#[command(name = "posthaste", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+struct Shared {
+    /// Nodes to ask, as host:port; one that answers is enough, the others are learned from it
+    #[arg(
+        long,
+        env = "POSTHASTE_NODES",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400",
+        value_parser = values::parse_address,
+        global = true
+    )]
+    nodes: Vec<String>,
+    /// Deadline of each call, like 500ms, 10s or 1m
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration, global = true)]
+    timeout: Duration,
+    /// Print one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Send a message, or one for each line of standard input
+    Send(send::SendArgs),
+    /// Receive messages, oldest first
+    Receive(receive::ReceiveArgs),
+    /// Acknowledge received messages: they are removed
+    Ack(receive::SettleArgs),
+    /// Give received messages back, for others to receive
+    Nack(receive::NackArgs),
+    /// Hold received messages for longer
+    Extend(receive::ExtendArgs),
+    /// Show a message without receiving it
+    Get(look::GetArgs),
+    /// Show the messages of a queue without receiving them
+    Browse(look::BrowseArgs),
+    /// List the queues
+    List,
+    /// Delete messages by id
+    Delete(look::DeleteArgs),
+    /// Delete all messages of a queue
+    Purge(look::QueueArg),
+    /// Show the nodes and who leads
+    Nodes(look::NodesArgs),
+    /// Show how each node is, from its own knowledge
+    Status(look::StatusArgs),
+    /// Measure a running cluster
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+}
+
+/// How a command can fail.
+#[derive(Debug)]
+enum Failure {
+    Call(CallError),
+    Connect(ConnectError),
+    /// Nothing was there.
+    Nothing(String),
+    Usage(String),
+    Io(io::Error),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Call(CallError::Rejected(Rejected::Deadline { .. })) | Self::Connect(_) => 4,
+            Self::Call(CallError::Rejected(Rejected::NoSuchNode { .. })) | Self::Nothing(_) => 5,
+            Self::Call(CallError::Rejected(_)) => 1,
+            Self::Call(CallError::Unknown(_)) => 3,
+            Self::Usage(_) => 2,
+            Self::Io(_) => 6,
+        }
+    }
+
+    /// What happened, and what to do next if that is not obvious.
+    fn describe(&self) -> (String, Option<&'static str>) {
+        match self {
+            Self::Call(error) => (error.to_string(), Some(error.remedy())),
+            Self::Connect(error) => (error.to_string(), None),
+            Self::Nothing(what) | Self::Usage(what) => (what.clone(), None),
+            Self::Io(error) => (format!("input or output failed: {error}"), None),
+        }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Parses the arguments, runs the command, tells how it went.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let printer = Printer::new(cli.shared.json);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(printer, &Failure::Io(error)),
+    };
+    match runtime.block_on(run(&cli.shared, cli.command, printer)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => report(printer, &failure),
+    }
+}
+
+fn report(printer: Printer, failure: &Failure) -> ExitCode {
+    let (what, remedy) = failure.describe();
+    printer.error(&what, remedy, failure.exit_code());
+    ExitCode::from(failure.exit_code())
+}
+
+async fn run(shared: &Shared, command: Command, printer: Printer) -> Outcome {
+    let command = match command {
+        Command::Bench(command) => return bench::run(shared, command, printer).await,
+        other => other,
+    };
+    let client = shared.connect(Options::default()).await?;
+    let outcome = match command {
+        Command::Send(args) => send::send(&client, args, printer).await,
+        Command::Receive(args) => receive::receive(&client, args, printer).await,
+        Command::Ack(args) => receive::ack(&client, args, printer).await,
+        Command::Nack(args) => receive::nack(&client, args, printer).await,
+        Command::Extend(args) => receive::extend(&client, args, printer).await,
+        Command::Get(args) => look::get(&client, args, printer).await,
+        Command::Browse(args) => look::browse(&client, args, printer).await,
+        Command::List => look::list(&client, printer).await,
+        Command::Delete(args) => look::delete(&client, args, printer).await,
+        Command::Purge(args) => look::purge(&client, args, printer).await,
+        Command::Nodes(args) => look::nodes(&client, args, printer).await,
+        Command::Status(args) => look::status(&client, args, printer).await,
+        Command::Bench(_) => Ok(()),
+    };
+    client.close(Duration::from_millis(500)).await;
+    outcome
+}
+
+impl Shared {
+    async fn connect(&self, options: Options) -> Result<Client, Failure> {
+        let connect_timeout = options.connect_timeout.min(self.timeout);
+        let options = Options { timeout: self.timeout, connect_timeout, ..options };
+        Ok(Client::connect(&self.nodes, options).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn shared_options_may_follow_the_command() {
+        let line =
+            ["posthaste", "send", "q", "hi", "--json", "--timeout", "2s", "--nodes", "a:1,b:2"];
+        let cli = Cli::try_parse_from(line).expect("a valid command line");
+        assert!(cli.shared.json);
+        assert_eq!(cli.shared.timeout, Duration::from_secs(2));
+        assert_eq!(cli.shared.nodes, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn each_way_to_fail_has_its_exit_code() {
+        let deadline = Rejected::Deadline { timeout: Duration::ZERO, trouble: String::new() };
+        let codes = [
+            Failure::Call(Rejected::Closed.into()),
+            Failure::Usage(String::new()),
+            Failure::Call(client::Unknown::SessionExpired.into()),
+            Failure::Call(deadline.into()),
+            Failure::Nothing(String::new()),
+            Failure::Io(io::Error::other("x")),
+        ];
+        assert!(codes.iter().map(Failure::exit_code).eq(1..=6));
+    }
+}

@@ -1,0 +1,181 @@
+//! How things are printed: tables and colours for people, one JSON object a line for programs.
+
+use super::values::{base64, escape};
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table, presets};
+use engine::hlc::Hlc;
+use engine::queue::Message;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::io::{self, IsTerminal, Write};
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// Prints what a command found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Printer {
+    json: bool,
+}
+
+impl Printer {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// One fact: an object for programs or a line for people.
+    pub(super) fn line(self, value: &Value, text: &str) -> io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        if self.json {
+            writeln!(out, "{value}")?
+        } else {
+            writeln!(out, "{text}")?
+        }
+        out.flush()
+    }
+
+    /// A list: an object a line for programs, or a table for people.
+    pub(super) fn table(
+        self,
+        header: &[&str],
+        rows: impl IntoIterator<Item = (Value, Vec<String>)>,
+    ) -> io::Result<()> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_header(header.to_vec());
+        let mut out = anstream::stdout().lock();
+        for (value, cells) in rows {
+            if self.json {
+                writeln!(out, "{value}")?;
+            } else {
+                table.add_row(cells);
+            }
+        }
+        if !self.json {
+            writeln!(out, "{}", table.trim_fmt())?;
+        }
+        out.flush()
+    }
+
+    /// A record with its fields in their own order: an object, or a table of one row.
+    pub(super) fn record(
+        self,
+        record: &impl Serialize,
+        header: &[&str],
+        cells: Vec<String>,
+    ) -> io::Result<()> {
+        if !self.json {
+            return self.table(header, [(Value::Null, cells)]);
+        }
+        let mut out = anstream::stdout().lock();
+        // Straight to text: a map in between would sort the fields.
+        writeln!(out, "{}", serde_json::to_string(record)?)?;
+        out.flush()
+    }
+
+    /// A delivery on one line.
+    pub(super) fn delivery(self, value: &Value, handle: &str, message: &Message) -> io::Result<()> {
+        let (id, body) = (message.id, escape(&message.body));
+        self.line(value, &format!("{DIM}{handle}\t{id}{DIM:#}\t{body}"))
+    }
+
+    /// What went wrong, on standard error.
+    pub(super) fn error(self, what: &str, remedy: Option<&str>, exit_code: u8) {
+        let mut out = anstream::stderr().lock();
+        // There is nowhere left to complain about a standard error that is gone.
+        let _written = if self.json {
+            writeln!(out, "{}", json!({"error": what, "remedy": remedy, "exit_code": exit_code}))
+        } else {
+            let remedy = remedy.map(|remedy| format!("\n  next: {remedy}")).unwrap_or_default();
+            writeln!(out, "{ERROR}error:{ERROR:#} {what}{remedy}")
+        };
+    }
+
+    /// A bar of `total` messages, or a counter without one, on standard error; invisible unless that
+    /// is a terminal.
+    pub(super) fn progress(self, total: Option<u64>) -> ProgressBar {
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        if self.json || !io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let template = match total {
+            Some(_) => "{bar:40} {human_pos}/{human_len} messages, {per_sec}, {eta} left",
+            None => "{spinner} {human_pos} messages, {per_sec}",
+        };
+        bar.with_style(ProgressStyle::with_template(template).expect("a valid template"))
+    }
+}
+
+/// A message as JSON; a body that is not UTF-8 is in `body_base64` instead of `body`.
+pub(super) fn message_json(message: &Message) -> Value {
+    let mut value = json!({
+        "id": message.id.to_string(),
+        "queue": message.to,
+        "from": message.from,
+        "sent_at_millis": message.sent_at.millis(),
+        "headers": message.headers,
+    });
+    match std::str::from_utf8(&message.body) {
+        Ok(text) => value["body"] = json!(text),
+        Err(_) => value["body_base64"] = json!(base64(&message.body)),
+    }
+    value
+}
+
+/// A stamp's wall-clock time, UTC to the millisecond (RFC 3339).
+pub(super) fn time(stamp: Hlc) -> String {
+    let millis = stamp.millis();
+    let (days, in_day) = (millis / 86_400_000, millis % 86_400_000);
+    let (year, month, day) = civil(days);
+    let (hour, minute) = (in_day / 3_600_000, in_day / 60_000 % 60);
+    let (second, milli) = (in_day / 1_000 % 60, in_day % 1_000);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+}
+
+/// The date of a day since 1970-01-01 (Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::ids::MessageId;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        let known = [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_123, "2000-02-29T00:00:00.123Z"),
+            (1_700_000_000_000, "2023-11-14T22:13:20.000Z"),
+        ];
+        for (millis, text) in known {
+            assert_eq!(time(Hlc::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn bodies_in_json_lose_nothing() {
+        let message = |body: &[u8]| Message {
+            id: MessageId::default(),
+            from: String::new(),
+            to: "q".into(),
+            sent_at: Hlc::ZERO,
+            headers: Vec::new(),
+            body: body.to_vec(),
+        };
+        assert_eq!(message_json(&message("grüße\n".as_bytes()))["body"], "grüße\n");
+        let binary = message_json(&message(b"\xff\x00"));
+        assert_eq!(binary["body_base64"], "/wA=");
+        assert_eq!(binary.get("body"), None);
+    }
+}
