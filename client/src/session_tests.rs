@@ -1,4 +1,5 @@
 //! The window against the engine's own session table, under every mishap that the wire knows.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use super::*;
 use engine::hlc::Hlc;

@@ -1,7 +1,7 @@
 //! What a client makes of leaders that come, go, lie about nothing and lose answers.
 #![cfg(not(feature = "sim"))]
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-#[allow(clippy::unwrap_used, reason = "part of a test: a failure here is a failed test")]
 mod fake_cluster;
 
 use client::{CallError, NewMessage, Options, ReceiveOptions, Rejected, Unknown};
