@@ -6,14 +6,10 @@
 //! Next: `machine` for who asks.
 
 use super::messages::{Messages, NO_SLOT, SlotNo};
+use super::table::Table;
 use crate::hlc::Hlc;
 use crate::ids::MessageId;
-use alloc::vec::Vec;
-use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
-
-/// Tables, so that one of them can grow without a pause for all the others.
-const SHARDS: usize = 256;
 
 /// Ids that are forgotten at one step of log time in any case. Together with twice the number
 /// of sends since the step before, it bounds the pause after a busy hour and still catches up.
@@ -22,7 +18,7 @@ const FORGET_PER_ADVANCE_MIN: u64 = 4_096;
 /// The ids.
 #[derive(Debug)]
 pub(super) struct Dedup {
-    shards: Vec<HashTable<SlotNo>>,
+    table: Table<SlotNo>,
     /// Oldest and newest remembered id; linked through the slots in the order of sending.
     oldest: SlotNo,
     newest: SlotNo,
@@ -41,30 +37,24 @@ impl HashedId {
     pub(super) fn new(id: MessageId) -> Self {
         Self { id, hash: xxh3_64(&id.0) }
     }
-
-    /// From bits that hashbrown uses neither for the bucket (the lowest) nor for the tag (the highest).
-    fn shard(self) -> usize {
-        (self.hash >> 40) as usize % SHARDS
-    }
 }
 
 impl Dedup {
     pub(super) fn new(window_millis: u64) -> Self {
-        let shards = (0..SHARDS).map(|_| HashTable::new()).collect();
         let (oldest, newest) = (NO_SLOT, NO_SLOT);
-        Self { shards, oldest, newest, window_millis, sends_since_forgetting: 0 }
+        Self { table: Table::new(), oldest, newest, window_millis, sends_since_forgetting: 0 }
     }
 
     /// The message with this id, in a queue or only remembered.
     pub(super) fn find(&self, messages: &Messages, id: HashedId) -> Option<SlotNo> {
         let is_it = |number: &SlotNo| messages[*number].id == id.id;
-        self.shards[id.shard()].find(id.hash, is_it).copied()
+        self.table.find(id.hash, is_it).copied()
     }
 
     /// Remembers the id of a message that was just sent.
     pub(super) fn insert(&mut self, messages: &mut Messages, id: HashedId, number: SlotNo) {
         let rehash = |number: &SlotNo| HashedId::new(messages[*number].id).hash;
-        self.shards[id.shard()].insert_unique(id.hash, number, rehash);
+        self.table.insert(id.hash, number, rehash);
         self.sends_since_forgetting += 1;
         match self.newest {
             NO_SLOT => self.oldest = number,
@@ -76,7 +66,7 @@ impl Dedup {
     /// Takes a message that is neither in a queue nor remembered out of the table.
     pub(super) fn remove(&mut self, messages: &Messages, number: SlotNo) {
         let id = HashedId::new(messages[number].id);
-        let found = self.shards[id.shard()].find_entry(id.hash, |other| *other == number);
+        let found = self.table.find_entry(id.hash, |other| *other == number);
         found.expect("every slot is in the table").remove();
     }
 
@@ -118,6 +108,6 @@ impl Dedup {
 
     /// Ids in the table.
     pub(super) fn len(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.len() as u64).sum()
+        self.table.len() as u64
     }
 }

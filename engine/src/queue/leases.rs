@@ -8,10 +8,10 @@
 
 use super::command::Held;
 use super::messages::SlotNo;
+use super::table::Table;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, Position};
 use alloc::collections::BTreeSet;
-use hashbrown::HashTable;
 
 /// A message that no receive may get for now.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Hold {
 /// All leases and delays.
 #[derive(Debug)]
 pub(super) struct Leases {
-    table: HashTable<Hold>,
+    table: Table<Hold>,
     deadlines: BTreeSet<(Hlc, Position)>,
 }
 
@@ -40,12 +40,12 @@ fn hash(position: Position) -> u64 {
 
 impl Leases {
     pub(super) fn new() -> Self {
-        Self { table: HashTable::new(), deadlines: BTreeSet::new() }
+        Self { table: Table::new(), deadlines: BTreeSet::new() }
     }
 
     /// Holds a message that is not held.
     pub(super) fn insert(&mut self, hold: Hold) {
-        self.table.insert_unique(hash(hold.position), hold, |other| hash(other.position));
+        self.table.insert(hash(hold.position), hold, |other| hash(other.position));
         let is_new = self.deadlines.insert((hold.until, hold.position));
         assert!(is_new, "a message is held once");
     }
@@ -81,7 +81,7 @@ impl Leases {
         is_wanted: impl FnOnce(&Hold) -> bool,
     ) -> Option<Hold> {
         let is_it = |hold: &Hold| hold.position == position;
-        let found = self.table.find_entry(hash(position), is_it).ok()?;
+        let found = self.table.find_entry(hash(position), is_it)?;
         if !is_wanted(found.get()) {
             return None;
         }

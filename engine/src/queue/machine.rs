@@ -22,6 +22,10 @@ use alloc::vec::Vec;
 use core::ops::Bound;
 use hashbrown::HashTable;
 
+/// Leases and delays that end at one step of log time. Those of a million messages that end at once
+/// come back over several entries; none of them can be settled meanwhile.
+pub(super) const EXPIRIES_PER_ADVANCE_MAX: usize = 16_384;
+
 /// The queues of a group: a [`StateMachine`] whose replies are [`Reply`].
 ///
 /// A message costs about 60 bytes here while it waits (plus 32 for each log entry that brought any),
@@ -380,7 +384,8 @@ impl StateMachine for Queues {
     }
 
     fn advance(&mut self, log_time: Hlc) {
-        while let Some(hold) = self.leases.take_due(log_time) {
+        for _ in 0..EXPIRIES_PER_ADVANCE_MAX {
+            let Some(hold) = self.leases.take_due(log_time) else { break };
             self.make_available(hold.slot);
         }
         for _ in 0..self.dedup.forget_budget() {
@@ -391,7 +396,8 @@ impl StateMachine for Queues {
         }
     }
 
-    /// The end of a lease or delay. Forgetting ids needs no entry of its own.
+    /// The end of a lease or delay; in the past if too many ended at once, as the next entry goes on
+    /// with them. Forgetting ids needs no entry of its own.
     fn next_deadline(&self) -> Option<Hlc> {
         self.leases.next_deadline()
     }

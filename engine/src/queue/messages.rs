@@ -9,18 +9,16 @@
 //! shared by all messages of a batch.
 
 use super::reply::Receipt;
+use super::slab::{NONE, Slab};
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, MessageId, Position, Term};
 use crate::state_machine::CommandContext;
-use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 
 /// The number of a slot; [`NO_SLOT`] is none.
 pub(super) type SlotNo = u32;
 /// No slot.
-pub(super) const NO_SLOT: SlotNo = u32::MAX;
-/// No free entry.
-const NO_ENTRY: u32 = u32::MAX;
+pub(super) const NO_SLOT: SlotNo = NONE;
 
 /// Where a message is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +45,7 @@ pub(super) struct Slot {
     pub(super) queue: u32,
     /// Neighbours in the queue, whatever their states.
     pub(super) previous: SlotNo,
-    /// See `previous`; in a free slot the next free one.
+    /// See `previous`.
     pub(super) next: SlotNo,
     /// The next message in the order of sending whose id is remembered.
     pub(super) next_remembered: SlotNo,
@@ -124,35 +122,22 @@ struct Entry {
     index: LogIndex,
     term: Term,
     stamp: Hlc,
-    /// Slots that refer to it; a free entry has none.
+    /// Slots that refer to it.
     slots: u32,
-    next_free: u32,
 }
 
-/// Slots and entries. Memory is taken in chunks and reused, never moved and never given back.
+/// Slots and entries.
 #[derive(Debug)]
 pub(super) struct Messages {
-    chunks: Vec<Vec<Slot>>,
-    slots_len: u32,
-    slot_free: SlotNo,
-    entries: Vec<Entry>,
-    entry_free: u32,
-    /// The entry that brought the latest message.
-    entry_latest: u32,
+    slots: Slab<Slot>,
+    entries: Slab<Entry>,
+    /// The entry that brought the latest message, while it is in use.
+    entry_latest: Option<(LogIndex, u32)>,
 }
-
-const CHUNK_SLOTS: usize = 4_096;
 
 impl Messages {
     pub(super) const fn new() -> Self {
-        Self {
-            chunks: Vec::new(),
-            slots_len: 0,
-            slot_free: NO_SLOT,
-            entries: Vec::new(),
-            entry_free: NO_ENTRY,
-            entry_latest: NO_ENTRY,
-        }
+        Self { slots: Slab::new(), entries: Slab::new(), entry_latest: None }
     }
 
     /// Makes a slot for a message that `context`'s entry brings: available, remembered and fresh,
@@ -166,7 +151,7 @@ impl Messages {
         queue: u32,
     ) -> SlotNo {
         let entry = self.entry_of(context);
-        self.entries[entry as usize].slots += 1;
+        self.entries[entry].slots += 1;
         let mut slot = Slot {
             id,
             entry,
@@ -179,62 +164,38 @@ impl Messages {
             packed: REMEMBERED,
         };
         slot.set_state(State::Available);
-        if self.slot_free != NO_SLOT {
-            let number = self.slot_free;
-            self.slot_free = self[number].next;
-            self[number] = slot;
-            return number;
-        }
-        let number = self.slots_len;
-        assert!(number < NO_SLOT, "slots-fit-u32: 4 billion messages fit no memory");
-        self.slots_len += 1;
-        if (number as usize).is_multiple_of(CHUNK_SLOTS) {
-            self.chunks.push(Vec::with_capacity(CHUNK_SLOTS));
-        }
-        self.chunks[number as usize / CHUNK_SLOTS].push(slot);
-        number
+        self.slots.insert(slot)
     }
 
     /// The entry of `context`, made when its first message comes.
     fn entry_of(&mut self, context: CommandContext) -> u32 {
-        if let Some(latest) = self.entries.get(self.entry_latest as usize)
-            && latest.index == context.index
-        {
-            assert!(latest.slots > 0, "ids of this very entry are remembered");
-            return self.entry_latest;
-        }
         let CommandContext { term, index, log_time: stamp, offset: _ } = context;
-        let entry = Entry { index, term, stamp, slots: 0, next_free: NO_ENTRY };
-        self.entry_latest = if self.entry_free == NO_ENTRY {
-            self.entries.push(entry);
-            u32::try_from(self.entries.len() - 1).expect("no more entries than slots")
-        } else {
-            let number = self.entry_free;
-            let free = &mut self.entries[number as usize];
-            self.entry_free = free.next_free;
-            *free = entry;
-            number
-        };
-        self.entry_latest
+        if let Some((latest, number)) = self.entry_latest
+            && latest == index
+        {
+            return number;
+        }
+        let number = self.entries.insert(Entry { index, term, stamp, slots: 0 });
+        self.entry_latest = Some((index, number));
+        number
     }
 
     /// Frees a slot that is linked nowhere.
     pub(super) fn remove(&mut self, number: SlotNo) {
         let entry_number = self[number].entry;
-        let entry = &mut self.entries[entry_number as usize];
+        let entry = &mut self.entries[entry_number];
         entry.slots -= 1;
         if entry.slots == 0 {
-            entry.next_free = self.entry_free;
-            self.entry_free = entry_number;
+            self.entries.remove(entry_number);
+            self.entry_latest.take_if(|(_, latest)| *latest == entry_number);
         }
-        self[number].next = self.slot_free;
-        self.slot_free = number;
+        self.slots.remove(number);
     }
 
     /// Where a message is and when it came.
     pub(super) fn receipt(&self, number: SlotNo) -> Receipt {
         let slot = &self[number];
-        let entry = &self.entries[slot.entry as usize];
+        let entry = &self.entries[slot.entry];
         let position = Position { index: entry.index, offset: slot.offset };
         Receipt { position, term: entry.term, stamp: entry.stamp }
     }
@@ -242,31 +203,30 @@ impl Messages {
     /// Where a message is.
     pub(super) fn position(&self, number: SlotNo) -> Position {
         let slot = &self[number];
-        Position { index: self.entries[slot.entry as usize].index, offset: slot.offset }
+        Position { index: self.entries[slot.entry].index, offset: slot.offset }
     }
 
     /// Slots that there are, in use or free.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> u32 {
-        self.slots_len
+        self.slots.capacity()
     }
 
-    /// Slots that are in use.
+    /// Slots in use.
     pub(super) fn used(&self) -> u64 {
-        let entries = self.entries.iter();
-        entries.map(|entry| u64::from(entry.slots)).sum()
+        u64::from(self.slots.used())
     }
 }
 
 impl Index<SlotNo> for Messages {
     type Output = Slot;
     fn index(&self, number: SlotNo) -> &Slot {
-        &self.chunks[number as usize / CHUNK_SLOTS][number as usize % CHUNK_SLOTS]
+        &self.slots[number]
     }
 }
 
 impl IndexMut<SlotNo> for Messages {
     fn index_mut(&mut self, number: SlotNo) -> &mut Slot {
-        &mut self.chunks[number as usize / CHUNK_SLOTS][number as usize % CHUNK_SLOTS]
+        &mut self.slots[number]
     }
 }

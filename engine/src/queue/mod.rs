@@ -14,6 +14,8 @@ mod machine;
 mod messages;
 mod reader;
 mod reply;
+mod slab;
+mod table;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use super::machine::EXPIRIES_PER_ADVANCE_MAX;
 use super::*;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position, Term};
@@ -234,6 +235,35 @@ fn forgetting_keeps_up_with_any_rate_of_sending() {
     }
     // The window spans four entries and the present one.
     assert_eq!(fed.machine.dedup.len(), 5 * 3 * 4_096);
+}
+
+#[test]
+fn leases_that_end_in_masses_come_back_in_steps_and_cannot_be_settled_meanwhile() {
+    let mut fed = Fed::new();
+    let (batch, batches) = (4_096, 5);
+    let mut held = Vec::new();
+    for number in 0..batches {
+        fed.send(number * batch..(number + 1) * batch);
+    }
+    let lease = Command::Receive {
+        queue: "q".into(),
+        max: batch as u32,
+        mode: ReceiveMode::Lease { millis: 100 },
+    };
+    for _ in 0..batches {
+        let reply = fed.machine.apply(fed.context, &encoded(&lease));
+        let Reply::Received { token, deliveries, .. } = reply else { panic!() };
+        held.extend(deliveries.iter().map(|d| Held { position: d.position, token }));
+    }
+    let left = batch * batches - EXPIRIES_PER_ADVANCE_MAX as u64;
+    fed.wait(100);
+    assert_eq!(fed.machine.leases.len() as u64, left);
+    assert_eq!(fed.machine.next_deadline(), Some(fed.context.log_time));
+    let acknowledge = Command::Acknowledge { queue: "q".into(), held: held.split_off(20_479) };
+    let reply = fed.machine.apply(fed.context, &encoded(&acknowledge));
+    assert_eq!(reply, Reply::Settled(vec![false]));
+    fed.wait(1);
+    assert_eq!((fed.machine.leases.len(), fed.machine.next_deadline()), (0, None));
 }
 
 #[test]
