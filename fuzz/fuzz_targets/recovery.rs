@@ -1,0 +1,3 @@
+//! See `fuzz::recovery`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::recovery::run(bytes));

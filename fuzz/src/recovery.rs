@@ -1,0 +1,283 @@
+//! A log on a disk that loses power and rots.
+//!
+//! The log is written through the store, with a model beside it that remembers what every flush made
+//! durable. Claims: after a power failure the log opens, as it was after the last synced flush or
+//! after the one under way; after a flipped bit it opens as it was after the last or the last but one, or
+//! not at all; whatever else is done to the files, it opens as it once was, or not at all; and what
+//! opens can be read, written and opened again.
+
+use crate::host::{CLUSTER, GROUP};
+use arbitrary::{Arbitrary, Unstructured};
+use engine::hlc::Hlc;
+use engine::ids::{LogIndex, NodeId, Term};
+use engine::limits::Limits;
+use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
+use engine::storage::disk::{Disk, DiskOp, FileName, Job, JobId, Lane};
+use engine::storage::{HardState, Identity, IoId, Persist, Recovered, StorageError, Store};
+use sim::disk::{Fate, SimDisk};
+use std::collections::VecDeque;
+
+const NODE: NodeId = NodeId(1);
+/// Small, so that a few flushes fill a segment.
+const SEGMENT_BYTES_MAX: u64 = 512;
+
+#[derive(Arbitrary, Debug)]
+struct Case {
+    written: Vec<Written>,
+    /// How many disk operations of the last flush are performed before the end comes.
+    operations: u8,
+    end: End,
+}
+
+/// A persist, and whether those so far are flushed.
+#[derive(Arbitrary, Debug)]
+struct Written {
+    /// How many entries are replaced.
+    replaced: u8,
+    payloads: Vec<u8>,
+    is_new_term: bool,
+    is_flushed: bool,
+}
+
+#[derive(Arbitrary, Debug)]
+enum End {
+    Crash { fates: Vec<u8> },
+    Flip { file: u8, bit: u16 },
+    Damage(Vec<Damage>),
+}
+
+#[derive(Arbitrary, Debug)]
+enum Damage {
+    Flip { file: u8, bit: u16 },
+    Cut { file: u8, len: u16 },
+    Overwrite { file: u8, offset: u16, bytes: Vec<u8> },
+    Remove { file: u8 },
+    Copy { from: u8, to: u8 },
+}
+
+/// The log as it was at some time.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct State {
+    hard_state: HardState,
+    records: Vec<Record>,
+}
+
+/// One run over the fuzzer's bytes.
+pub fn run(bytes: &[u8]) {
+    let Ok(case) = Case::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
+    let mut log = Log::new();
+    for written in case.written.iter().take(64) {
+        log.write(written);
+        if written.is_flushed {
+            log.flush();
+        }
+    }
+    let reached = log.flush_partly(case.operations.into());
+    let Log { mut disk, states, .. } = log;
+    match case.end {
+        End::Crash { fates } => {
+            let mut fates = fates.iter().copied();
+            disk.crash_with(|_, _| fate(fates.next().unwrap_or(0)));
+            let opened = open(&mut disk).expect("a power failure makes no log unusable");
+            let last_synced = states.len() - if reached { 2 } else { 1 };
+            check_is_one_of(&opened, &states[last_synced..], &disk);
+        }
+        End::Flip { file, bit } => {
+            // Only what is durable can rot; an unfinished flush is the other case.
+            damage(&mut disk, &Damage::Flip { file, bit });
+            if let Ok(opened) = open(&mut disk) {
+                let lost_at_most = if reached { 3 } else { 2 };
+                check_is_one_of(
+                    &opened,
+                    &states[states.len().saturating_sub(lost_at_most)..],
+                    &disk,
+                );
+            }
+        }
+        End::Damage(damages) => {
+            for damaged in damages.iter().take(8) {
+                damage(&mut disk, damaged);
+            }
+            if let Ok(opened) = open(&mut disk) {
+                check_is_one_of(&opened, &states, &disk);
+            }
+        }
+    }
+}
+
+/// The log, and what it looked like after each flush.
+struct Log {
+    disk: SimDisk,
+    store: Store,
+    jobs: u64,
+    term: Term,
+    present: State,
+    /// After each persist that no flush has taken yet.
+    waiting: VecDeque<(IoId, State)>,
+    /// After each flush.
+    states: Vec<State>,
+}
+
+impl Log {
+    fn new() -> Self {
+        let mut disk = SimDisk::with_sector_bytes(32);
+        let members = vec![(NODE, "node-1:7400".to_owned())];
+        let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members };
+        Store::format(&mut disk, &identity).expect("the disk is empty and works");
+        let (store, _) = open(&mut disk).expect("it was just made");
+        let states = vec![State::default()];
+        let (present, waiting) = (State::default(), VecDeque::new());
+        Self { disk, store, jobs: 0, term: Term(1), present, waiting, states }
+    }
+
+    fn write(&mut self, written: &Written) {
+        if written.is_new_term {
+            self.term = self.term.next();
+        }
+        let kept = self.present.records.len().saturating_sub(usize::from(written.replaced));
+        let kept = if written.payloads.is_empty() { self.present.records.len() } else { kept };
+        let new = written.payloads.iter().take(8).enumerate();
+        let new: Vec<Record> =
+            new.map(|(at, payload)| self.seal(kept + at + 1, *payload)).collect();
+        self.present.records.truncate(kept);
+        self.present.records.extend(new.iter().cloned());
+        self.present.hard_state = HardState {
+            term: self.term,
+            voted_for: written.is_new_term.then_some(NODE),
+            commit: LogIndex(kept as u64),
+        };
+        self.jobs += 1;
+        let (io, hard_state) = (IoId(self.jobs), self.present.hard_state);
+        self.store.persist(Persist { io, hard_state, records: new });
+        self.store.check_invariants();
+        self.waiting.push_back((io, self.present.clone()));
+    }
+
+    fn seal(&self, index: usize, payload: u8) -> Record {
+        let mut builder = RecordBuilder::default();
+        builder.payload_mut().extend(std::iter::repeat_n(payload, payload.into()));
+        let seed = ChecksumSeed::of(CLUSTER, GROUP);
+        let index = LogIndex(index as u64);
+        builder.seal(seed, GROUP, index, self.term, Hlc(index.0), EntryKind::Commands)
+    }
+
+    fn next_flush(&mut self) -> Option<Job> {
+        self.jobs += 1;
+        self.store.next_flush(JobId(self.jobs))
+    }
+
+    /// Flushes whatever waits; one flush may not take all of it.
+    fn flush(&mut self) {
+        while let Some(job) = self.next_flush() {
+            job.perform(&mut self.disk).result.expect("the disk works");
+            self.note_flush();
+        }
+    }
+
+    /// Performs the first operations of one more flush, and says whether there was one. What it would
+    /// have made durable is the last state then.
+    fn flush_partly(&mut self, operations: usize) -> bool {
+        let Some(job) = self.next_flush() else { return false };
+        for op in job.ops.iter().take(operations) {
+            self.disk.perform(op).expect("the disk works");
+        }
+        self.note_flush();
+        true
+    }
+
+    fn note_flush(&mut self) {
+        let io = self.store.flush_done();
+        self.store.check_invariants();
+        let flushed = self.waiting.iter().position(|(waiting, _)| *waiting == io);
+        let flushed = flushed.expect("a flush ends with a persist that was waiting");
+        let (_, state) = self.waiting.drain(..=flushed).next_back().expect("at least that one");
+        self.states.push(state);
+    }
+}
+
+fn open(disk: &mut SimDisk) -> Result<(Store, Recovered), StorageError> {
+    let limits = Limits { segment_bytes_max: SEGMENT_BYTES_MAX, ..Limits::default() };
+    Store::open(disk, CLUSTER, GROUP, NODE, &limits)
+}
+
+fn fate(byte: u8) -> Fate {
+    match byte % 4 {
+        0 => Fate::Lost,
+        1 => Fate::Kept,
+        2 => Fate::Prefix(u64::from(byte)),
+        _ => Fate::Sectors((2..8).cycle().take(64).map(|bit| byte >> bit & 1 == 1).collect()),
+    }
+}
+
+fn damage(disk: &mut SimDisk, damage: &Damage) {
+    match damage {
+        Damage::Flip { file, bit } => {
+            if let Some((file, bytes)) = pick(disk, *file).filter(|(_, bytes)| !bytes.is_empty()) {
+                let bit = usize::from(*bit) % (bytes.len() * 8);
+                assert!(disk.flip_bit(file, (bit / 8) as u64, (bit % 8) as u32));
+            }
+        }
+        Damage::Cut { file, len } => {
+            if let Some((file, mut bytes)) = pick(disk, *file) {
+                bytes.truncate((*len).into());
+                disk.set_contents(file, bytes);
+            }
+        }
+        Damage::Overwrite { file, offset, bytes: garbage } => {
+            if let Some((file, mut bytes)) = pick(disk, *file) {
+                let start = usize::from(*offset).min(bytes.len());
+                let end = (start + garbage.len()).min(bytes.len());
+                bytes.splice(start..end, garbage.iter().copied());
+                disk.set_contents(file, bytes);
+            }
+        }
+        Damage::Remove { file } => {
+            if let Some((file, _)) = pick(disk, *file) {
+                disk.perform(&DiskOp::Delete { file }).expect("the disk works");
+            }
+        }
+        Damage::Copy { from, to } => {
+            if let (Some((_, bytes)), Some((to, _))) = (pick(disk, *from), pick(disk, *to)) {
+                disk.set_contents(to, bytes);
+            }
+        }
+    }
+}
+
+/// One of the files that are there.
+fn pick(disk: &mut SimDisk, which: u8) -> Option<(FileName, Vec<u8>)> {
+    let files = disk.list().expect("the disk works");
+    let (file, _) = files[usize::from(which).checked_rem(files.len())?];
+    disk.contents(file).map(|bytes| (file, bytes.to_vec()))
+}
+
+/// The opened log is one that was, it reads back byte for byte, and it goes on from there.
+fn check_is_one_of(opened: &(Store, Recovered), allowed: &[State], disk: &SimDisk) {
+    let (store, recovered) = opened;
+    store.check_invariants();
+    let mut disk = disk.clone();
+    let records: Vec<Record> =
+        (1..=recovered.last_index.0).map(|index| read(store, &mut disk, LogIndex(index))).collect();
+    let found = State { hard_state: recovered.hard_state, records };
+    assert!(allowed.contains(&found), "the log opened as it never was: {found:?}");
+    let last_stamp = found.records.last().map_or(Hlc::ZERO, Record::hlc);
+    assert_eq!(recovered.last_stamp, last_stamp);
+    for record in &found.records {
+        let run = recovered.term_runs.iter().rfind(|(first, _)| *first <= record.index());
+        assert_eq!(run.map(|(_, term)| *term), Some(record.term()), "term_runs are wrong");
+    }
+
+    let (again, recovered_again) = open(&mut disk).expect("what opened once opens again");
+    let recovered = Recovered { torn_bytes: 0, ..recovered.clone() };
+    assert_eq!(recovered_again, recovered, "opening a log changed it");
+    again.check_invariants();
+}
+
+fn read(store: &Store, disk: &mut SimDisk, index: LogIndex) -> Record {
+    let (job, plan) =
+        store.plan_read_one(index, JobId(u64::MAX)).expect("all that opened is there");
+    assert_eq!(job.lane, Lane::Read);
+    let reads = job.perform(disk).result.expect("the disk works");
+    let records = plan.decode(store.record_seed(), &reads).expect("it was verified when opened");
+    records.into_iter().next().expect("one was asked for")
+}
