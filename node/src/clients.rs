@@ -175,6 +175,7 @@ fn write(out: &mut BytesMut, frame: &ServerFrame) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
     use engine::wire::client::ClusterView;

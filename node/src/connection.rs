@@ -135,6 +135,7 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
 }
 
 #[cfg(all(test, not(feature = "sim")))]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
     use engine::wire::TailCheck;

@@ -179,6 +179,7 @@ pub(crate) fn seed_for(seed: u64, group: GroupId, to: NodeId) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
 

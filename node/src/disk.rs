@@ -370,6 +370,7 @@ fn write_at(file: &OwnedFd, mut offset: u64, parts: &[Bytes]) -> Result<(), Errn
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
     use engine::storage::disk::JobId;

@@ -29,6 +29,7 @@ mod log_limit;
 mod outbound;
 mod peers;
 mod ports;
+pub mod settings;
 
 pub use config::NodeConfig;
 pub use driver::run;

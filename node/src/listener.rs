@@ -272,6 +272,7 @@ fn is_usual(error: &ConnectionError) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
     use engine::ids::ClusterId;

@@ -162,6 +162,7 @@ impl Outbound {
 }
 
 #[cfg(all(test, not(feature = "sim")))]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
 

@@ -142,6 +142,7 @@ impl Peers {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
     use engine::engine::RoleName;
