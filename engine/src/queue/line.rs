@@ -93,9 +93,20 @@ impl Line {
         self.sent_total += 1;
     }
 
-    /// The oldest message, whatever its state.
-    pub(super) fn first(&self) -> Option<SlotNo> {
-        (self.first != NO_SLOT).then_some(self.first)
+    /// Empties the queue; its former list, still linked, is the caller's to dissolve.
+    pub(super) fn detach_all(&mut self) -> impl FnMut(&mut Messages) -> Option<SlotNo> + use<> {
+        let mut next = core::mem::replace(&mut self.first, NO_SLOT);
+        (self.last, self.fresh) = (NO_SLOT, NO_SLOT);
+        self.returned.clear();
+        self.milestones.clear();
+        (self.available, self.leased, self.delayed) = (0, 0, 0);
+        move |messages| {
+            let number = (next != NO_SLOT).then_some(next)?;
+            let slot = &mut messages[number];
+            next = core::mem::replace(&mut slot.next, NO_SLOT);
+            slot.previous = NO_SLOT;
+            Some(number)
+        }
     }
 
     /// The oldest available message.

@@ -223,8 +223,15 @@ impl Queues {
     fn purge(&mut self, queue: &str) -> Reply {
         let Some(line) = self.find_line(queue) else { return Reply::Purged(0) };
         let count = self.lines[line as usize].len();
-        while let Some(number) = self.lines[line as usize].first() {
-            self.remove_message(number);
+        // All at once and not one by one: an order to purge comes when there are millions.
+        let mut next_detached = self.lines[line as usize].detach_all();
+        while let Some(number) = next_detached(&mut self.messages) {
+            match self.messages[number].state() {
+                State::Available => {}
+                State::Leased | State::Delayed => self.let_go(number),
+                State::Gone => unreachable!("the message was in a queue"),
+            }
+            self.become_gone(number);
         }
         Reply::Purged(count)
     }
@@ -243,13 +250,16 @@ impl Queues {
                 let line = self.messages[number].queue as usize;
                 self.lines[line].withhold(&self.messages, number);
             }
-            State::Leased | State::Delayed => {
-                let hold = self.leases.remove(self.messages.position(number));
-                assert!(hold.is_some(), "a leased or delayed message is held");
-            }
+            State::Leased | State::Delayed => self.let_go(number),
             State::Gone => unreachable!("the message is in a queue"),
         }
         self.remove_withheld(number);
+    }
+
+    /// Ends the lease or delay of a message.
+    fn let_go(&mut self, number: SlotNo) {
+        let hold = self.leases.remove(self.messages.position(number));
+        assert!(hold.is_some(), "a leased or delayed message is held");
     }
 
     /// Removes a message that no receive can get and that is held no more.
@@ -257,6 +267,11 @@ impl Queues {
         let (line, state) = (self.messages[number].queue as usize, self.messages[number].state());
         *self.lines[line].count_mut(state) -= 1;
         self.lines[line].unlink(&mut self.messages, number);
+        self.become_gone(number);
+    }
+
+    /// A message is in no queue any more.
+    fn become_gone(&mut self, number: SlotNo) {
         self.messages[number].set_state(State::Gone);
         self.message_count -= 1;
         if !self.messages[number].is_remembered() {

@@ -218,6 +218,20 @@ fn a_busy_past_is_forgotten_in_steps_and_its_slots_are_used_again() {
 }
 
 #[test]
+fn an_entry_whose_messages_are_forgotten_lends_its_stamp_to_no_other() {
+    let mut fed = Fed::new();
+    fed.send(0..1);
+    fed.receive(1, ReceiveMode::Take);
+    fed.machine.advance(fed.context.log_time.after_millis(2 * WINDOW_MILLIS));
+    // A caller that uses an index again gets a new entry all the same.
+    fed.context = CommandContext { index: LogIndex(1), term: Term(4), ..fed.context };
+    let command = encoded(&Command::Send { messages: vec![message(1)] });
+    let Reply::SentOne(sent) = fed.machine.apply(fed.context, &command) else { panic!() };
+    assert_eq!((sent.receipt.term, sent.receipt.stamp), (Term(4), fed.context.log_time));
+    fed.machine.check_invariants();
+}
+
+#[test]
 fn forgetting_keeps_up_with_any_rate_of_sending() {
     let mut fed = Fed::new();
     let mut number = 0;
