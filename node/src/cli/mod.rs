@@ -2,6 +2,9 @@
 //!
 //! Owns the names of the commands and flags. Next: `start` for a node, `demo` for a show of it all.
 
+mod children;
+mod cluster;
+mod demo;
 mod init;
 mod start;
 
@@ -26,6 +29,10 @@ enum Command {
     Init(init::Init),
     /// Run a node until it is told to stop.
     Start(Box<start::Start>),
+    /// Run a whole cluster on this machine, to try things out.
+    Cluster(cluster::Cluster),
+    /// Show a cluster that survives the crash of its leader, and count every message.
+    Demo(demo::Demo),
 }
 
 /// What goes wrong on the command line: a sentence for people, which says what to do.
@@ -36,6 +43,8 @@ pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Init(init) => init.run(),
         Command::Start(start) => start.run(),
+        Command::Cluster(cluster) => cluster.run(),
+        Command::Demo(demo) => demo.run(),
     };
     match done {
         Ok(code) => code,
