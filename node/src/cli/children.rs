@@ -258,10 +258,30 @@ fn initialise(home: &Path, count: u64) -> Result<Identity, Failure> {
     Ok(identity)
 }
 
+/// Where ports for local clusters are looked for: below the range from which systems take the ports of
+/// outgoing connections, or one of those could take a node's port while the node restarts.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// Ports tried before giving up.
+const PORT_ATTEMPTS_MAX: usize = 1_000;
+
 /// Ports that nobody has now. All are held until all are found, so that they differ.
 fn free_ports(count: u64) -> Result<Vec<u16>, Failure> {
-    let failed = |error| Failure::from(format!("no free port on 127.0.0.1: {error}"));
-    let held: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let held = held.map_err(failed)?;
-    held.iter().map(|listener| Ok(listener.local_addr().map_err(failed)?.port())).collect()
+    let mut held = Vec::new();
+    for _ in 0..PORT_ATTEMPTS_MAX {
+        if held.len() as u64 == count {
+            break;
+        }
+        let entropy = getrandom::u32()
+            .map_err(|error| format!("the system gives no entropy for a port: {error}"))?;
+        let width = u32::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(entropy % width).expect("less than the width");
+        held.extend(TcpListener::bind(("127.0.0.1", port)).ok().map(|listener| (port, listener)));
+    }
+    if (held.len() as u64) < count {
+        let (first, last) = (PORTS.start, PORTS.end - 1);
+        return Err(
+            format!("found no {count} free ports on 127.0.0.1 from {first} to {last}").into()
+        );
+    }
+    Ok(held.into_iter().map(|(port, _)| port).collect())
 }
