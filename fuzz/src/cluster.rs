@@ -67,9 +67,29 @@ enum Action {
         node: u8,
         token: u8,
     },
-    /// Nothing goes wrong for a while.
+    /// For a while nothing goes wrong but this.
     Calm {
         rounds: u8,
+        trouble: Trouble,
+    },
+}
+
+/// What lasts through calm rounds.
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Trouble {
+    None,
+    /// Nothing reaches this node, and nothing of it reaches others.
+    CutOff {
+        node: u8,
+    },
+    /// This node's disk takes writes and finishes none.
+    SlowDisk {
+        node: u8,
+    },
+    /// One node is cut off and the disk of another is slow.
+    Both {
+        cut_off: u8,
+        slow: u8,
     },
 }
 
@@ -102,6 +122,7 @@ enum Asked {
 /// One run over the fuzzer's bytes.
 pub fn run(bytes: &[u8]) {
     let mut cluster = Cluster::new();
+    cluster.elect();
     let mut choices = Unstructured::new(bytes);
     while !choices.is_empty() {
         let Ok(action) = Action::arbitrary(&mut choices) else { break };
@@ -133,6 +154,24 @@ impl Cluster {
             leaders: BTreeMap::new(),
             applied: BTreeMap::new(),
         }
+    }
+
+    /// A leader and an open session, so that the fuzzer begins where it matters.
+    fn elect(&mut self) {
+        let answered = (0..ROUNDS_TO_HEAL).any(|_| {
+            let leader =
+                self.hosts.iter().position(|host| host.replica.status().role == RoleName::Leader);
+            match leader {
+                Some(at) if self.tokens == 0 => {
+                    let block = BlockBuilder::open_session();
+                    self.request(at as u8, Request::Propose(block.into()));
+                }
+                Some(_) | None => {}
+            }
+            self.calm_round(Trouble::None);
+            !self.sessions.is_empty()
+        });
+        assert!(answered, "answers_without_faults");
     }
 
     fn act(&mut self, action: Action) {
@@ -177,7 +216,9 @@ impl Cluster {
                 let token = Token(self.tokens.saturating_sub(token.into()));
                 self.input(node, Input::Forget { token });
             }
-            Action::Calm { rounds } => (0..rounds % 64).for_each(|_| self.calm_round()),
+            Action::Calm { rounds, trouble } => {
+                (0..rounds % 32).for_each(|_| self.calm_round(trouble));
+            }
         }
     }
 
@@ -248,15 +289,29 @@ impl Cluster {
         }
     }
 
-    /// A round of a working cluster: what is under way arrives, what is to be written is.
-    fn calm_round(&mut self) {
+    /// A round of a cluster that works, but for the trouble: what is under way arrives, what is to be
+    /// written is.
+    fn calm_round(&mut self, trouble: Trouble) {
+        let count = self.hosts.len();
+        let place = |node: u8| Some(usize::from(node) % count);
+        let (cut_off, slow) = match trouble {
+            Trouble::None => (None, None),
+            Trouble::CutOff { node } => (place(node), None),
+            Trouble::SlowDisk { node } => (None, place(node)),
+            Trouble::Both { cut_off, slow } => (place(cut_off), place(slow)),
+        };
         self.now = self.now + ROUND;
         let now = self.now;
         for (from, to, message) in std::mem::take(&mut self.wire) {
-            self.deliver(from, to, message);
+            if [from, to].iter().all(|node| Some(node.0 as usize - 1) != cut_off) {
+                self.deliver(from, to, message);
+            }
         }
-        for node in 0..self.hosts.len() as u8 {
-            self.with(node, |host| while host.write(now) || host.read(now, 0) {});
+        for at in 0..count {
+            let node = at as u8;
+            if Some(at) != slow {
+                self.with(node, |host| while host.write(now) || host.read(now, 0) {});
+            }
             self.input(node, Input::Turn);
         }
     }
@@ -270,12 +325,12 @@ impl Cluster {
                 }
             }
             let sessions = self.sessions.len();
-            self.calm_round();
+            self.calm_round(Trouble::None);
             self.sessions.len() > sessions
         });
         assert!(answered, "answers_when_healed: no session opened in {ROUNDS_TO_HEAL} calm rounds");
         let agreed = (0..ROUNDS_TO_HEAL).any(|_| {
-            self.calm_round();
+            self.calm_round(Trouble::None);
             let mut applied = self.hosts.iter().map(|host| host.replica.status().applied_index);
             let first = applied.next();
             applied.all(|index| Some(index) == first)
