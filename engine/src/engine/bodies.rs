@@ -234,9 +234,11 @@ impl<S: StateMachine> Engine<S> {
             Purpose::Apply => {
                 self.fetches.is_applying = false;
                 for record in records {
-                    // Committed entries never change, so what is next is what was asked for, unless
-                    // the cache was faster.
-                    if record.index() == self.applied_index.next() {
+                    // What is next may have come from the cache meanwhile. And the store may have had
+                    // an entry that the log has replaced, but not yet on disk: the cache has its
+                    // successor.
+                    let is_next = record.index() == self.applied_index.next();
+                    if is_next && self.raft.term_at(record.index()) == Some(record.term()) {
                         self.apply_record(&record, effects);
                     }
                 }

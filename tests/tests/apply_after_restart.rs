@@ -1,0 +1,102 @@
+//! What a member applies that has to read its log back from the disk first.
+//!
+//! Owns cases that fuzzing found. Next: `engine::engine`'s fetches.
+
+use engine::engine::Config;
+use engine::hlc::Hlc;
+use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
+use engine::limits::Limits;
+use engine::queue::{Queues, Reply};
+use engine::raft::{Body, LogPosition, Message};
+use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
+use engine::replica::{Effect, Event, Input, Replica};
+use engine::storage::disk::{Job, Lane};
+use engine::storage::{Identity, Store};
+use engine::time::{Micros, Now};
+use sim::disk::SimDisk;
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+const GROUP: GroupId = GroupId(0);
+const NODE: NodeId = NodeId(1);
+const NOW: Now = Now { monotonic: Micros::ZERO, wall: Micros::ZERO, wall_error: Micros::ZERO };
+
+fn position(term: u64, index: u64) -> LogPosition {
+    LogPosition { term: Term(term), index: LogIndex(index) }
+}
+
+fn record(term: u64, index: u64) -> Record {
+    let seed = ChecksumSeed::of(CLUSTER, GROUP);
+    let builder = RecordBuilder::default();
+    builder.seal(seed, GROUP, LogIndex(index), Term(term), Hlc(index * 1_000), EntryKind::Tick)
+}
+
+fn open(disk: &mut SimDisk) -> Replica<Queues> {
+    let limits = Limits::default();
+    let config = Config {
+        cluster: CLUSTER,
+        group: GROUP,
+        node: NODE,
+        members: vec![NODE, NodeId(2), NodeId(3)],
+        election_timeout: Micros::from_millis(150),
+        heartbeat_interval: Micros::from_millis(30),
+        limits: limits.clone(),
+        seed: 1,
+    };
+    Replica::open(config, Queues::new(&limits), NOW, disk).expect("the directory is in order")
+}
+
+/// Hands in an append and a turn, and returns the jobs that follow.
+fn append(
+    replica: &mut Replica<Queues>,
+    (from, term): (u64, u64),
+    previous: LogPosition,
+    records: Vec<Record>,
+    commit: u64,
+) -> Vec<Job> {
+    let body = Body::Append { previous, commit: LogIndex(commit), round: 1, records };
+    let message = Message { term: Term(term), body };
+    let mut effects = Vec::new();
+    replica.step(NOW, Input::Peer { from: NodeId(from), message }, &mut effects);
+    replica.step(NOW, Input::Turn, &mut effects);
+    effects
+        .into_iter()
+        .filter_map(|effect| if let Effect::Disk(job) = effect { Some(job) } else { None })
+        .collect()
+}
+
+fn applied(effects: &[Effect<Reply>]) -> Vec<(LogIndex, Term)> {
+    let of = |effect: &Effect<Reply>| match effect {
+        Effect::Event(Event::Applied { index, term, .. }) => Some((*index, *term)),
+        _ => None,
+    };
+    effects.iter().filter_map(of).collect()
+}
+
+/// After a restart entry 2 of term 1 is on disk only. The leader of term 2 replaces it and commits
+/// the replacement with the same append. The disk still has the old entry when it is read to apply.
+#[test]
+fn an_entry_that_was_replaced_is_not_applied_though_the_disk_still_has_it() {
+    let mut disk = SimDisk::new();
+    let members = (1..=3).map(|node| (NodeId(node), format!("localhost:{node}"))).collect();
+    let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members };
+    Store::format(&mut disk, &identity).expect("the directory is empty");
+    let mut replica = open(&mut disk);
+    let records = vec![record(1, 1), record(1, 2)];
+    for job in append(&mut replica, (2, 1), position(0, 0), records, 0) {
+        job.perform(&mut disk).result.expect("the disk works");
+    }
+
+    let mut replica = open(&mut disk);
+    let mut effects = Vec::new();
+    let jobs = append(&mut replica, (3, 2), position(1, 1), vec![record(2, 2)], 2);
+    let (reads, writes): (Vec<Job>, Vec<Job>) =
+        jobs.into_iter().partition(|job| job.lane == Lane::Read);
+    assert!(!reads.is_empty(), "entry 1 has to be read");
+    for job in reads.into_iter().chain(writes) {
+        let done = job.perform(&mut disk);
+        replica.step(NOW, Input::Disk(done), &mut effects);
+        replica.check_invariants();
+    }
+    let expected = [(LogIndex(1), Term(1)), (LogIndex(2), Term(2))];
+    assert_eq!(applied(&effects), expected);
+}
