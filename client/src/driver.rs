@@ -438,12 +438,13 @@ impl Driver {
     }
 
     fn leader_link(&self) -> Option<LinkId> {
-        self.peers.link_to(self.leadership.leader()?)
+        self.peers.link_to(self.leadership.candidate()?)
     }
 
     /// Turns to the leader, or, when none is known for a while, to anybody.
     fn follow_leader(&mut self, now: Instant) {
-        if self.leadership.leader().is_none() && self.is_work_left() {
+        let is_lost = self.leadership.leader().is_none() && self.leader_link().is_none();
+        if is_lost && self.is_work_left() {
             let guess_at =
                 *self.guess_at.get_or_insert_with(|| now + self.entropy.jittered(LEADERLESS));
             if guess_at <= now {

@@ -11,12 +11,19 @@ use engine::wire::client::ClusterView;
 pub(crate) struct Leadership {
     leader: Option<NodeId>,
     term: Term,
+    /// Asked while no leader is known.
+    guess: Option<NodeId>,
 }
 
 impl Leadership {
-    /// Whom to ask.
+    /// Who is said to lead.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         self.leader
+    }
+
+    /// Whom to ask.
+    pub(crate) fn candidate(&self) -> Option<NodeId> {
+        self.leader.or(self.guess)
     }
 
     /// The newest term heard of.
@@ -28,7 +35,7 @@ impl Leadership {
     /// one beats knowing none, and a newer term beats all.
     pub(crate) fn on_view(&mut self, view: &ClusterView) {
         if view.term > self.term {
-            *self = Self { leader: view.leader, term: view.term };
+            *self = Self { leader: view.leader, term: view.term, guess: None };
         } else if view.term == self.term && view.leader.is_some() {
             self.leader = view.leader;
         }
@@ -40,11 +47,12 @@ impl Leadership {
         if self.leader == Some(from) || self.leader.is_none() {
             self.leader = hint.filter(|hinted| *hinted != from);
         }
+        self.guess = self.guess.filter(|guess| *guess != from);
     }
 
     /// Nobody told anything for a while: ask `node`, which knows at least as much as we do.
     pub(crate) fn guess(&mut self, node: NodeId) {
-        self.leader.get_or_insert(node);
+        self.guess = Some(node);
     }
 }
 
@@ -86,5 +94,17 @@ mod tests {
         assert_eq!(belief.leader(), Some(NodeId(3)));
         belief.on_refusal(NodeId(3), Some(NodeId(3)));
         assert_eq!(belief.leader(), None);
+    }
+
+    #[test]
+    fn a_guess_is_asked_and_never_told_until_it_refuses_or_somebody_is_known() {
+        let mut belief = Leadership::default();
+        belief.guess(NodeId(1));
+        assert_eq!((belief.candidate(), belief.leader()), (Some(NodeId(1)), None));
+        belief.on_refusal(NodeId(1), None);
+        assert_eq!(belief.candidate(), None);
+        belief.guess(NodeId(1));
+        belief.on_view(&view(0, Some(2)));
+        assert_eq!(belief.candidate(), Some(NodeId(2)));
     }
 }

@@ -57,9 +57,9 @@ pub(super) struct NodesArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
-    /// Nodes to ask; all of them if none is named
+    /// Nodes to ask, by number; all of them if none is named
     #[arg(value_name = "NODE")]
-    nodes: Vec<u64>,
+    numbers: Vec<u64>,
 }
 
 fn stored_json(stored: &Stored) -> Value {
@@ -224,11 +224,11 @@ fn health(node: &Node) -> &'static str {
 }
 
 pub(super) async fn status(client: &Client, args: StatusArgs, printer: Printer) -> Outcome {
-    let all = || settle_connections(client);
-    let nodes: Vec<NodeId> = if args.nodes.is_empty() {
-        all().await.nodes.into_iter().map(|node| node.node).collect()
+    let cluster = settle_connections(client).await;
+    let nodes: Vec<NodeId> = if args.numbers.is_empty() {
+        cluster.nodes.into_iter().map(|node| node.node).collect()
     } else {
-        args.nodes.into_iter().map(NodeId).collect()
+        args.numbers.into_iter().map(NodeId).collect()
     };
     let mut found = Vec::new();
     let mut failure = None;

@@ -219,6 +219,34 @@ mod tests {
     }
 
     #[test]
+    fn every_command_parses() {
+        let id = "8590d130-3b5b-4025-9360-d9fcb5734fc5";
+        let lines = [
+            "send q hi --header a=b --from me --id ID",
+            "send q -",
+            "receive q --max 3 --lease 5s --wait 1s --ack",
+            "receive q --take --follow",
+            "ack q 1.2.3 4.5.6",
+            "nack q 1.2.3 --delay 5s",
+            "extend q 1.2.3 --lease 5m",
+            "get q ID",
+            "browse q --max 5",
+            "list",
+            "delete q ID",
+            "purge q",
+            "nodes --follow",
+            "status 1 2",
+            "bench send --messages 5 --payload 6 --connections 7 --window 8 --queues 9",
+            "bench receive --messages 5 --prefix b",
+        ];
+        for line in lines {
+            let line = format!("posthaste {}", line.replace("ID", id));
+            let parsed = Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("checked"));
+        }
+    }
+
+    #[test]
     fn each_way_to_fail_has_its_exit_code() {
         let deadline = Rejected::Deadline { timeout: Duration::ZERO, trouble: String::new() };
         let codes = [

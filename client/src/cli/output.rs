@@ -52,7 +52,7 @@ impl Printer {
                 table.add_row(cells);
             }
         }
-        if !self.json {
+        if !table.is_empty() {
             writeln!(out, "{}", table.trim_fmt())?;
         }
         out.flush()
