@@ -3,7 +3,7 @@
 //! Checks what needs no node, hands the call over, and gives the answer its type. Never talks to a
 //! node itself. Next: `driver`.
 
-use crate::call::{Answered, Caller, CommandCall, Payload, ReadCall};
+use crate::call::{Answered, BODIES_WEIGHT, Caller, CommandCall, Payload, ReadCall};
 use crate::driver::{Driver, Ports, Published};
 use crate::entropy::Entropy;
 use crate::error::{CallError, ConnectError, Rejected, Unknown};
@@ -33,6 +33,9 @@ use tokio::time::Instant;
 const COMMAND_FIXED_BYTES: usize = 64;
 /// What one handle or id in a command takes, bytes, at most.
 const ITEM_BYTES_MAX: usize = 32;
+/// Queues that one call lists: their names, 255 bytes each at most, must fit into one frame's head.
+const LIST_PAGE: u32 = 1_024;
+const _: () = assert!(LIST_PAGE as usize * 512 <= limits::FRAME_HEAD_BYTES_MAX);
 /// A waiting receive asks again after this long at the latest.
 const WATCH_MAX: Duration = Duration::from_secs(30);
 
@@ -301,11 +304,10 @@ impl Client {
         let mut queues: Vec<QueueInfo> = Vec::new();
         loop {
             let after = queues.last().map(|queue| queue.name.clone());
-            let max = u32::try_from(limits::MESSAGES_PER_RECEIVE_MAX).expect("limits");
-            match self.query(Query::List { after, max }).await? {
+            match self.query(Query::List { after, max: LIST_PAGE }).await? {
                 (Reply::Queues(page), _) if page.is_empty() => return Ok(queues),
                 (Reply::Queues(page), _) => {
-                    let is_last = page.len() < limits::MESSAGES_PER_RECEIVE_MAX;
+                    let is_last = page.len() < LIST_PAGE as usize;
                     queues.extend(page);
                     if is_last {
                         return Ok(queues);
@@ -364,9 +366,22 @@ impl Client {
         }
         let (caller, answer) = Caller::new(self.timeout);
         let bytes_max = LENGTH_BYTES + COMMAND_FIXED_BYTES + bytes_max;
-        let call = CommandCall { payload: Payload::Fresh(command), bytes_max, caller };
+        let weight = reply_weight(&command);
+        let call = CommandCall { payload: Payload::Fresh(command), bytes_max, weight, caller };
         hand_over(&self.ports.commands, call, self.timeout).await?;
         Ok(answer)
+    }
+}
+
+fn reply_weight(command: &Command) -> usize {
+    match command {
+        Command::Send { messages } => messages.len(),
+        Command::Receive { .. } => BODIES_WEIGHT,
+        Command::Acknowledge { held, .. }
+        | Command::Nack { held, .. }
+        | Command::Extend { held, .. } => held.len(),
+        Command::Delete { ids, .. } => ids.len(),
+        Command::Purge { .. } => 1,
     }
 }
 

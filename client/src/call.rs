@@ -3,6 +3,7 @@
 use crate::error::{CallError, Rejected, Unknown};
 use bytes::Bytes;
 use engine::ids::NodeId;
+use engine::limits;
 use engine::queue::{Command, Query, Reply};
 use engine::time::Micros;
 use engine::wire::client::NodeStatus;
@@ -52,8 +53,23 @@ pub(crate) struct CommandCall {
     pub(crate) payload: Payload,
     /// At least as many bytes as the encoding takes.
     pub(crate) bytes_max: usize,
+    /// How much of a block's answer this one's reply may take; see [`BLOCK_WEIGHT_MAX`].
+    pub(crate) weight: usize,
     pub(crate) caller: Caller,
 }
+
+/// A block's answer must fit into one frame. A reply of one item weighs 1, and takes less than 40
+/// bytes of the frame's head. A reply with bodies may take nearly all of the frame's tail, so no two
+/// of them go together.
+pub(crate) const BLOCK_WEIGHT_MAX: usize = 16_384;
+/// What a reply with bodies weighs.
+pub(crate) const BODIES_WEIGHT: usize = BLOCK_WEIGHT_MAX / 2 + 1;
+
+const _: () = {
+    assert!(BLOCK_WEIGHT_MAX * 40 < limits::FRAME_HEAD_BYTES_MAX);
+    assert!(BODIES_WEIGHT + limits::MESSAGES_PER_SEND_MAX <= BLOCK_WEIGHT_MAX);
+    assert!(limits::MESSAGES_PER_RECEIVE_MAX <= BODIES_WEIGHT);
+};
 
 /// A command, encoded or not yet.
 #[derive(Debug)]

@@ -9,7 +9,7 @@
 
 mod reads;
 
-use crate::call::{Caller, CommandCall, Payload, ReadCall};
+use crate::call::{BLOCK_WEIGHT_MAX, BODIES_WEIGHT, Caller, CommandCall, Payload, ReadCall};
 use crate::entropy::Entropy;
 use crate::error::{Rejected, Unknown};
 use crate::leadership::Leadership;
@@ -18,7 +18,7 @@ use crate::peers::{LinkId, PeerEvent, Peers};
 use crate::session::{Ended, Fate, Progress, Window};
 use bytes::Bytes;
 use engine::api::{Rejection, Response};
-use engine::block::BlockBuilder;
+use engine::block::{BlockBuilder, LENGTH_BYTES};
 use engine::hlc::Clock;
 use engine::ids::{NodeId, SessionId};
 use engine::limits;
@@ -343,7 +343,9 @@ impl Driver {
         let mut again = Vec::new();
         window.expire(request, |caller, fate| match fate {
             Fate::NeverApplied(command) => again.push(CommandCall {
-                bytes_max: command.len(),
+                bytes_max: LENGTH_BYTES + command.len(),
+                // Which command it is has been forgotten.
+                weight: BODIES_WEIGHT,
                 payload: Payload::Encoded(command),
                 caller,
             }),
@@ -512,11 +514,19 @@ impl Driver {
         };
         let mut builder = window.start_block();
         let mut callers = Vec::with_capacity(count_max.min(self.waiting.len()));
-        while callers.len() < count_max
-            && let Some(call) = self.waiting.front()
-            && (builder.is_empty() || builder.bytes_len() + call.bytes_max <= BLOCK_BYTES_TARGET)
-        {
-            let Some(CommandCall { payload, caller, .. }) = self.waiting.pop_front() else { break };
+        let mut weight = 0;
+        while callers.len() < count_max {
+            let fits = |call: &mut CommandCall| {
+                let bytes = builder.bytes_len() + call.bytes_max;
+                let fits = bytes <= BLOCK_BYTES_TARGET && weight + call.weight <= BLOCK_WEIGHT_MAX;
+                fits || builder.is_empty()
+            };
+            let Some(CommandCall { payload, caller, weight: own, .. }) =
+                self.waiting.pop_front_if(fits)
+            else {
+                break;
+            };
+            weight += own;
             match payload {
                 Payload::Encoded(command) => builder.push(&command),
                 Payload::Fresh(mut command) => {

@@ -91,6 +91,26 @@ async fn a_leader_that_stays_silent_is_left_as_soon_as_another_is_known() {
 }
 
 #[tokio::test]
+async fn many_receives_at_once_get_each_message_once() {
+    let cluster = FakeCluster::start().await;
+    let client = cluster.client(11, Options::default()).await;
+    let messages = numbered(60).into_iter().map(|body| NewMessage::to("q").body(body)).collect();
+    assert_eq!(client.send_many(messages).await.unwrap().len(), 60);
+    let mut receivers = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        let options = ReceiveOptions { max: 3, ..ReceiveOptions::default() };
+        receivers.spawn(async move { client.receive("q", options).await.unwrap() });
+    }
+    let mut bodies: Vec<Vec<u8>> =
+        receivers.join_all().await.into_iter().flatten().map(|d| d.message.body).collect();
+    bodies.sort_unstable();
+    let mut wanted: Vec<Vec<u8>> = numbered(60).into_iter().map(String::into_bytes).collect();
+    wanted.sort_unstable();
+    assert_eq!(bodies, wanted);
+}
+
+#[tokio::test]
 async fn refusals_for_want_of_room_delay_messages_and_keep_their_order() {
     let cluster = FakeCluster::start().await;
     let client = cluster.client(4, Options { window: 8, ..Options::default() }).await;

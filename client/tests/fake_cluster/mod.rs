@@ -9,7 +9,7 @@ use engine::block::{Block, BlockKind};
 use engine::hlc::Hlc;
 use engine::ids::{ClusterId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
-use engine::queue::{Queues, Reply};
+use engine::queue::{Command, Queues, Reply};
 use engine::session::{Sessions, Verdict};
 use engine::state_machine::{CommandContext, StateMachine, Watched};
 use engine::wire::client::{
@@ -144,6 +144,9 @@ impl World {
                 return Some(Response::Invalid { command: at as u32, reply });
             }
         }
+        let receives = block.commands().map(|(_, command)| Command::decode(command).unwrap());
+        let receives = receives.filter(|command| matches!(command, Command::Receive { .. }));
+        assert!(receives.count() <= 1, "the bodies of two receives may not fit into one frame");
         let response = self.apply(bytes, &block);
         let is_lost = self.mood == Mood::AppliesAndHangsUp && block.kind == BlockKind::Commands;
         (!is_lost).then_some(response)
