@@ -515,17 +515,14 @@ impl Driver {
         let mut builder = window.start_block();
         let mut callers = Vec::with_capacity(count_max.min(self.waiting.len()));
         let mut weight = 0;
-        while callers.len() < count_max {
-            let fits = |call: &mut CommandCall| {
-                let bytes = builder.bytes_len() + call.bytes_max;
-                let fits = bytes <= BLOCK_BYTES_TARGET && weight + call.weight <= BLOCK_WEIGHT_MAX;
-                fits || builder.is_empty()
-            };
-            let Some(CommandCall { payload, caller, weight: own, .. }) =
-                self.waiting.pop_front_if(fits)
-            else {
-                break;
-            };
+        while callers.len() < count_max
+            && let Some(call) = self.waiting.front()
+            && (builder.is_empty()
+                || builder.bytes_len() + call.bytes_max <= BLOCK_BYTES_TARGET
+                    && weight + call.weight <= BLOCK_WEIGHT_MAX)
+        {
+            let Some(call) = self.waiting.pop_front() else { break };
+            let CommandCall { payload, caller, weight: own, .. } = call;
             weight += own;
             match payload {
                 Payload::Encoded(command) => builder.push(&command),

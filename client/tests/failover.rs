@@ -212,6 +212,25 @@ async fn closing_a_client_closes_its_session() {
 }
 
 #[tokio::test]
+async fn a_node_that_freezes_with_its_connections_open_is_noticed_by_its_silence() {
+    let cluster = FakeCluster::start().await;
+    let client = cluster.client(12, Options::default()).await;
+    let is_connected = |known: &client::Cluster| known.nodes[0].connected;
+    let mut known = client.nodes();
+    while !is_connected(&known) {
+        known = client.nodes_changed(&known).await.unwrap();
+    }
+    cluster.world().frozen = Some(engine::ids::NodeId(1));
+    let stuck = client.enqueue(NewMessage::to("q").body("message 0")).await.unwrap();
+    while is_connected(&known) {
+        known = client.nodes_changed(&known).await.unwrap();
+    }
+    cluster.elect(Some(2));
+    stuck.await.unwrap();
+    assert_eq!(cluster.world().bodies("q"), numbered(1));
+}
+
+#[tokio::test]
 async fn nobody_home_is_an_error_that_names_each_address() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) sessions: Sessions<Reply>,
     pub(crate) queues: Queues,
     pub(crate) mood: Mood,
+    /// This node keeps its connections open and does nothing.
+    pub(crate) frozen: Option<NodeId>,
     payloads: Vec<Bytes>,
     view: watch::Sender<ClusterView>,
     woken: watch::Sender<u64>,
@@ -72,6 +74,7 @@ impl FakeCluster {
             sessions: Sessions::new(&limits),
             queues: Queues::new(&limits),
             mood: Mood::Serves,
+            frozen: None,
             payloads: Vec::new(),
             view: watch::channel(view).0,
             woken: watch::channel(0).0,
@@ -215,6 +218,9 @@ async fn serve(node: NodeId, mut stream: TcpStream, world: Arc<Mutex<World>>) ->
     let mut greeted = false;
     let mut watches: Vec<(u64, Bytes)> = Vec::new();
     loop {
+        if world.lock().unwrap().frozen == Some(node) {
+            return std::future::pending().await;
+        }
         while let Some(frame) = take_frame(&mut inbound).unwrap() {
             if !greeted {
                 greeted = true;
