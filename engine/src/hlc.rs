@@ -16,6 +16,8 @@ pub struct Hlc(pub u64);
 const COUNTER_BITS: u32 = 16;
 const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
 const MILLIS_MAX: u64 = (1 << 48) - 1;
+/// A wall clock beyond the year 6429 is not believed: stamps must have room to rise.
+const WALL_MILLIS_MAX: u64 = MILLIS_MAX / 2;
 
 impl Hlc {
     /// Before every stamp.
@@ -92,7 +94,7 @@ impl Clock {
     /// What the log time of an entry made now would be, but for the counter.
     #[must_use]
     pub fn log_millis(&self, now: Now) -> u64 {
-        let wall = now.wall.as_millis();
+        let wall = now.wall.as_millis().min(WALL_MILLIS_MAX);
         let Some(seen_at) = self.seen_at else { return wall.max(self.last.millis()) };
         let elapsed = now.monotonic.since(seen_at);
         let slowest = self.last.millis() + elapsed.as_millis();
