@@ -31,8 +31,8 @@ pub enum NodeError {
     },
     /// The disk failed while the node ran.
     #[error(
-        "the node stopped because its disk failed: {reason}; what was acknowledged is safe on the \
-         other nodes. Check the disk, then start the node again"
+        "the node stopped because its disk failed: {reason}; whatever was acknowledged is on a \
+         majority of the nodes. Check the disk, then start the node again"
     )]
     Disk {
         /// What failed.
