@@ -5,6 +5,7 @@ use super::values::parse_duration;
 use super::{Failure, Outcome};
 use clap::Args;
 use client::{Client, Delivery, Handle, ReceiveOptions};
+use engine::limits;
 use engine::queue::ReceiveMode;
 use serde_json::json;
 use std::time::Duration;
@@ -19,8 +20,8 @@ pub(super) struct ReceiveArgs {
     /// Queue to receive from
     queue: String,
     /// Messages at most [default: 1; with --follow: no end]
-    #[arg(long)]
-    max: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    max: Option<u32>,
     /// Go on until --max messages came or until interrupted
     #[arg(long)]
     follow: bool,
@@ -44,12 +45,21 @@ pub(super) async fn receive(client: &Client, args: ReceiveArgs, printer: Printer
     } else {
         ReceiveMode::Lease { millis: u64::try_from(args.lease.as_millis()).unwrap_or(u64::MAX) }
     };
-    let total = args.max.unwrap_or(if args.follow { usize::MAX } else { 1 });
+    let total = match args.max {
+        Some(max) => usize::try_from(max).unwrap_or(usize::MAX),
+        None if args.follow => usize::MAX,
+        None => 1,
+    };
+    let batch_max = if args.follow { FOLLOW_BATCH } else { limits::MESSAGES_PER_RECEIVE_MAX };
     let mut received = 0;
-    loop {
-        let batch = if args.follow { FOLLOW_BATCH.min(total - received) } else { total };
-        let wait = if args.follow { FOLLOW_WAIT } else { args.wait };
-        let options = ReceiveOptions { max: batch, mode, wait };
+    while received < total {
+        // Whoever does not follow waits for the first message only.
+        let wait = match (args.follow, received) {
+            (true, _) => FOLLOW_WAIT,
+            (false, 0) => args.wait,
+            (false, _) => Duration::ZERO,
+        };
+        let options = ReceiveOptions { max: batch_max.min(total - received), mode, wait };
         let deliveries = client.receive(&args.queue, options).await?;
         for delivery in &deliveries {
             print(printer, delivery, args.take)?;
@@ -60,14 +70,14 @@ pub(super) async fn receive(client: &Client, args: ReceiveArgs, printer: Printer
             all_held(&handles, &held)?;
         }
         received += deliveries.len();
-        if !args.follow && received == 0 {
-            let what = format!("no message is available in `{}`", args.queue);
-            return Err(Failure::Nothing(what));
-        }
-        if !args.follow || received >= total {
-            return Ok(());
+        if deliveries.is_empty() && !args.follow {
+            break;
         }
     }
+    if received == 0 {
+        return Err(Failure::Nothing(format!("no message is available in `{}`", args.queue)));
+    }
+    Ok(())
 }
 
 fn print(printer: Printer, delivery: &Delivery, taken: bool) -> Outcome {
@@ -75,11 +85,14 @@ fn print(printer: Printer, delivery: &Delivery, taken: bool) -> Outcome {
     let mut value = message_json(message);
     value["position"] = json!(handle.0.position.to_string());
     value["attempt"] = json!(attempt);
+    // What was taken is gone from the queue, so there is nothing left to name.
+    let mut name = "-".to_owned();
     if !taken {
-        value["handle"] = json!(handle.to_string());
+        name = handle.to_string();
+        value["handle"] = json!(name);
         value["leased_until"] = json!(time(*leased_until));
     }
-    Ok(printer.delivery(&value, &handle.to_string(), message)?)
+    Ok(printer.delivery(&value, &name, message)?)
 }
 
 #[derive(Args, Debug)]
