@@ -119,6 +119,9 @@ impl<'a> Block<'a> {
             count,
             commands: &bytes[BLOCK_HEADER_BYTES..],
         };
+        let is_bare = count == 0
+            && block.first_sequence == Sequence::ZERO
+            && block.acked_below == Sequence::ZERO;
         let consistent = match kind {
             BlockKind::Commands => {
                 block.session != SessionId::ZERO
@@ -126,8 +129,8 @@ impl<'a> Block<'a> {
                     && block.first_sequence.0.checked_add(count as u64).is_some()
                     && count > 0
             }
-            BlockKind::OpenSession => block.session == SessionId::ZERO && count == 0,
-            BlockKind::CloseSession => block.session != SessionId::ZERO && count == 0,
+            BlockKind::OpenSession => block.session == SessionId::ZERO && is_bare,
+            BlockKind::CloseSession => block.session != SessionId::ZERO && is_bare,
         };
         if !consistent {
             return Err(unknown);
@@ -175,6 +178,29 @@ impl<'a> Block<'a> {
             Some((BLOCK_HEADER_BYTES + start, &commands[start..at]))
         })
     }
+}
+
+/// The blocks of a record's payload in order, each with its byte offset from the payload's start.
+/// Ends after the first error.
+pub fn in_payload(payload: &[u8]) -> impl Iterator<Item = Result<(usize, Block<'_>), BlockError>> {
+    let mut at = 0;
+    core::iter::from_fn(move || {
+        if at == payload.len() {
+            return None;
+        }
+        let short = BlockError::Short { at };
+        let rest = payload.get(at + LENGTH_BYTES..);
+        let len = payload.get(at..at + LENGTH_BYTES);
+        let len = len.map(|len| u32::from_le_bytes(len.try_into().expect("four bytes")) as usize);
+        let (Some(rest), Some(len)) = (rest, len) else {
+            at = payload.len();
+            return Some(Err(short));
+        };
+        let start = at + LENGTH_BYTES;
+        let block = rest.get(..len).ok_or(short).and_then(Block::parse);
+        at = if block.is_ok() { start + len } else { payload.len() };
+        Some(block.map(|block| (start, block)))
+    })
 }
 
 /// Builds a block.
@@ -257,5 +283,51 @@ impl BlockBuilder {
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes[2..4].copy_from_slice(&self.count.to_le_bytes());
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(blocks: &[Vec<u8>]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        for block in blocks {
+            let len = u32::try_from(block.len()).expect("small");
+            payload.extend_from_slice(&len.to_le_bytes());
+            payload.extend_from_slice(block);
+        }
+        payload
+    }
+
+    #[test]
+    fn a_payload_yields_its_blocks_with_their_offsets() {
+        let mut commands = BlockBuilder::commands(SessionId(7), Sequence(3), Sequence(2));
+        commands.push(b"first");
+        commands.push(b"second");
+        let payload = payload(&[BlockBuilder::open_session(), commands.finish()]);
+        let blocks: Vec<_> = in_payload(&payload).map(|block| block.expect("whole")).collect();
+        assert_eq!(blocks.len(), 2);
+        assert_eq!(blocks[0].1.kind, BlockKind::OpenSession);
+        let (start, block) = blocks[1];
+        let found: Vec<_> =
+            block.commands().map(|(at, c)| &payload[start + at..][..c.len()]).collect();
+        assert_eq!(found, [&b"first"[..], b"second"]);
+    }
+
+    #[test]
+    fn a_payload_that_is_cut_anywhere_ends_in_an_error() {
+        let whole = payload(&[BlockBuilder::open_session(), BlockBuilder::open_session()]);
+        for end in 1..whole.len() {
+            let is_whole = in_payload(&whole[..end]).all(|block| block.is_ok());
+            assert_eq!(is_whole, end == whole.len() / 2, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_block_that_contradicts_its_kind_is_refused() {
+        let mut bytes = BlockBuilder::open_session();
+        bytes[12] = 1;
+        assert!(matches!(Block::parse(&bytes), Err(BlockError::Unknown { .. })));
     }
 }

@@ -100,8 +100,6 @@ pub struct Replica<S: StateMachine> {
     write: Option<JobId>,
     reads: BTreeMap<JobId, (FetchId, ReadPlan)>,
     torn_bytes: u64,
-    /// Set once the disk has failed: from then on nothing is believed and nothing is done.
-    failure: Option<String>,
     /// Reused from step to step.
     scratch: Vec<engine::Effect<S::Reply>>,
 }
@@ -127,7 +125,6 @@ impl<S: StateMachine> Replica<S> {
             write: None,
             reads: BTreeMap::new(),
             torn_bytes: recovered.torn_bytes,
-            failure: None,
             scratch: Vec::new(),
         })
     }
@@ -135,7 +132,7 @@ impl<S: StateMachine> Replica<S> {
     /// Takes one input and appends what follows from it to `effects`. Never panics on anything that
     /// comes from outside.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect<S::Reply>>) {
-        if self.failure.is_some() {
+        if self.engine.failure().is_some() {
             return;
         }
         match input {
@@ -156,6 +153,18 @@ impl<S: StateMachine> Replica<S> {
     fn step_engine(&mut self, now: Now, input: engine::Input, effects: &mut Vec<Effect<S::Reply>>) {
         let mut scratch = core::mem::take(&mut self.scratch);
         self.engine.step(now, input, &mut scratch);
+        self.perform(&mut scratch, effects);
+        self.scratch = scratch;
+        if self.engine.failure().is_none() {
+            self.begin_flush(effects);
+        }
+    }
+
+    fn perform(
+        &mut self,
+        scratch: &mut Vec<engine::Effect<S::Reply>>,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
         for effect in scratch.drain(..) {
             match effect {
                 engine::Effect::Persist(persist) => self.store.persist(persist),
@@ -167,8 +176,6 @@ impl<S: StateMachine> Replica<S> {
                 engine::Effect::Event(event) => effects.push(Effect::Event(event)),
             }
         }
-        self.scratch = scratch;
-        self.begin_flush(effects);
     }
 
     fn next_job(&mut self) -> JobId {
@@ -223,14 +230,15 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn fail(&mut self, reason: String, effects: &mut Vec<Effect<S::Reply>>) {
-        self.failure = Some(reason.clone());
-        effects.push(Effect::Event(Event::Fatal { reason }));
+        let mut scratch = Vec::new();
+        self.engine.fail(reason, &mut scratch);
+        self.perform(&mut scratch, effects);
     }
 
     /// When [`Input::Turn`] must come at the latest, on the monotonic clock.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
-        if self.failure.is_some() { None } else { self.engine.next_deadline() }
+        self.engine.next_deadline()
     }
 
     /// How it is.
@@ -257,10 +265,10 @@ impl<S: StateMachine> Replica<S> {
         self.torn_bytes
     }
 
-    /// Why the replica does nothing more, if its disk has failed.
+    /// Why the replica does nothing more, if its disk has failed or an entry cannot be applied.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
+        self.engine.failure()
     }
 
     /// The term of an entry, if it is in the log.

@@ -4,12 +4,13 @@
 
 use super::{Effect, Engine, Event};
 use crate::api::{CommandError, Response, Token};
-use crate::block::{Block, BlockKind, LENGTH_BYTES};
+use crate::block::{self, Block, BlockKind};
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, Term};
 use crate::record::{EntryKind, Record};
 use crate::session::Verdict;
 use crate::state_machine::{CommandContext, StateMachine};
+use alloc::format;
 use alloc::vec::Vec;
 
 /// The entry that is being applied.
@@ -23,7 +24,7 @@ struct Entry {
 impl<S: StateMachine> Engine<S> {
     /// Applies every committed entry that is in memory, and fetches the next one if it is not.
     pub(super) fn apply_committed(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
-        while self.applied_index < self.raft.commit_index() {
+        while self.applied_index < self.raft.commit_index() && self.failure.is_none() {
             let next = self.applied_index.next();
             let Some(record) = self.raft.cached(next).cloned() else {
                 self.fetch_to_apply(next, effects);
@@ -51,17 +52,21 @@ impl<S: StateMachine> Engine<S> {
     }
 
     fn apply_blocks(&mut self, entry: Entry, payload: &[u8], effects: &mut Vec<Effect<S::Reply>>) {
-        let tokens = self.proposals.take_tokens(entry.index);
-        let mut tokens = tokens.into_iter();
-        let mut at = 0;
-        while let Some(len) = payload.get(at..at + LENGTH_BYTES) {
-            let start = at + LENGTH_BYTES;
-            let len = u32::from_le_bytes(len.try_into().expect("four bytes")) as usize;
-            // A leader checked every block before it sealed them, and a checksum covers the whole.
-            let block = payload.get(start..start + len).expect("a sealed payload is whole blocks");
-            let block = Block::parse(block).expect("a leader seals only checked blocks");
-            at = start + len;
-            self.apply_block(entry, start, &block, tokens.next(), effects);
+        let mut tokens = self.proposals.take_tokens(entry.index).into_iter();
+        for block in block::in_payload(payload) {
+            match block {
+                Ok((start, block)) => {
+                    self.apply_block(entry, start, &block, tokens.next(), effects);
+                }
+                // A leader seals only what it has checked, so a newer version of this program did.
+                // To skip what it means would let this member's state drift from the others'.
+                Err(error) => {
+                    let index = entry.index;
+                    let reason =
+                        format!("entry {index} cannot be applied: {error}; upgrade this node");
+                    return self.fail(reason, effects);
+                }
+            }
         }
     }
 

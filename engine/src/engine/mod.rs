@@ -135,7 +135,8 @@ pub enum Event {
         /// The first that went.
         from: LogIndex,
     },
-    /// The disk failed. The replica does nothing more; the process must end (fsync is never retried).
+    /// The disk failed, or an entry cannot be applied. Nothing more is done or answered; the process
+    /// must end. A failed fsync is never retried.
     Fatal {
         /// Why.
         reason: String,
@@ -161,6 +162,8 @@ pub struct Engine<S: StateMachine> {
     group: GroupId,
     seed: ChecksumSeed,
     limits: Limits,
+    /// Why nothing more is done, once something has failed for good.
+    failure: Option<String>,
     /// Reused from step to step.
     outputs: Vec<Output>,
 }
@@ -194,6 +197,7 @@ impl<S: StateMachine> Engine<S> {
             group: config.group,
             seed: ChecksumSeed::of(config.cluster, config.group),
             limits: config.limits,
+            failure: None,
             outputs: Vec::new(),
         }
     }
@@ -201,6 +205,9 @@ impl<S: StateMachine> Engine<S> {
     /// Takes one input and appends what follows from it to `effects`. Total: nothing that comes from
     /// outside makes it panic.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect<S::Reply>>) {
+        if self.failure.is_some() {
+            return;
+        }
         match input {
             Input::Peer { from, message } => {
                 self.raft.on_message(from, message, now.monotonic, &mut self.outputs);
@@ -217,9 +224,18 @@ impl<S: StateMachine> Engine<S> {
         }
     }
 
-    /// When [`Input::Turn`] must come at the latest, on the monotonic clock.
+    /// Stops for good: from now on nothing is believed and nothing is done.
+    pub fn fail(&mut self, reason: String, effects: &mut Vec<Effect<S::Reply>>) {
+        self.failure = Some(reason.clone());
+        effects.push(Effect::Event(Event::Fatal { reason }));
+    }
+
+    /// When [`Input::Turn`] must come at the latest, on the monotonic clock; never after a failure.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
+        if self.failure.is_some() {
+            return None;
+        }
         let raft = self.raft.next_deadline();
         let deadlines = [self.tick_at, self.reads.next_deadline()];
         Some(deadlines.into_iter().flatten().fold(raft, Micros::min))
@@ -380,6 +396,12 @@ impl<S: StateMachine> Engine<S> {
             sessions: self.sessions.len(),
             waiting_requests: self.waiting_requests(),
         }
+    }
+
+    /// Why nothing more is done, if something has failed for good.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     /// Raft, to look at.

@@ -43,26 +43,26 @@ impl Image {
     }
 }
 
-pub struct Member {
-    pub raft: Raft,
+pub(crate) struct Member {
+    pub(crate) raft: Raft,
     image: Image,
     /// Persists under way, oldest first.
-    pub unsynced: Vec<Persist>,
+    pub(crate) unsynced: Vec<Persist>,
     /// Everything this member ever had in its log and did not cut off: what it would read back.
     shadow: Vec<Record>,
-    pub reads: Vec<(u64, LogIndex)>,
+    pub(crate) reads: Vec<(u64, LogIndex)>,
 }
 
-pub struct Packet {
-    pub from: NodeId,
-    pub to: NodeId,
-    pub message: Message,
+pub(crate) struct Packet {
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    pub(crate) message: Message,
 }
 
-pub struct Group {
-    pub members: Vec<Member>,
-    pub network: Vec<Packet>,
-    pub now: Micros,
+pub(crate) struct Group {
+    pub(crate) members: Vec<Member>,
+    pub(crate) network: Vec<Packet>,
+    pub(crate) now: Micros,
     seed: ChecksumSeed,
     proposals: u64,
     restarts: u64,
@@ -83,7 +83,7 @@ fn settings(node: u64, members: u64, seed: u64) -> Settings {
 }
 
 impl Group {
-    pub fn new(members: u64) -> Self {
+    pub(crate) fn new(members: u64) -> Self {
         let now = Micros::from_secs(1);
         let member = |node| Member {
             raft: Raft::new(settings(node, members, node), &Image::default().recovered(), now),
@@ -104,12 +104,12 @@ impl Group {
         }
     }
 
-    pub fn member(&mut self, node: u64) -> &mut Member {
+    pub(crate) fn member(&mut self, node: u64) -> &mut Member {
         &mut self.members[node as usize - 1]
     }
 
     /// The leader of the highest term, if there is one.
-    pub fn leader(&self) -> Option<u64> {
+    pub(crate) fn leader(&self) -> Option<u64> {
         let leaders = self.members.iter().filter(|member| member.raft.is_leader());
         leaders.max_by_key(|member| member.raft.term()).map(|member| member.raft.node().0)
     }
@@ -182,7 +182,7 @@ impl Group {
     }
 
     /// The member appends an entry, if it leads.
-    pub fn propose(&mut self, node: u64) {
+    pub(crate) fn propose(&mut self, node: u64) {
         if self.member(node).raft.is_leader() && !self.member(node).raft.wants_first_entry() {
             self.append(node);
             self.act(node, |_, _, _| {});
@@ -190,28 +190,28 @@ impl Group {
     }
 
     /// The member's next deadline passes. Time is one for all here.
-    pub fn time_out(&mut self, node: u64) {
+    pub(crate) fn time_out(&mut self, node: u64) {
         self.now = self.now.max(self.member(node).raft.next_deadline());
         self.act(node, |_, _, _| {});
     }
 
-    pub fn turn(&mut self, node: u64) {
+    pub(crate) fn turn(&mut self, node: u64) {
         self.act(node, |_, _, _| {});
     }
 
-    pub fn deliver(&mut self, packet: usize) {
+    pub(crate) fn deliver(&mut self, packet: usize) {
         let Packet { from, to, message } = self.network.remove(packet);
         self.act(to.0, |raft, now, out| raft.on_message(from, message, now, out));
     }
 
-    pub fn duplicate(&mut self, packet: usize) {
+    pub(crate) fn duplicate(&mut self, packet: usize) {
         let Packet { from, to, message } = &self.network[packet];
         let copy = Packet { from: *from, to: *to, message: message.clone() };
         self.network.push(copy);
     }
 
     /// The first `count` persists under way become durable and are reported as one.
-    pub fn flush(&mut self, node: u64, count: usize) {
+    pub(crate) fn flush(&mut self, node: u64, count: usize) {
         let member = self.member(node);
         let count = count.min(member.unsynced.len());
         let done: Vec<Persist> = member.unsynced.drain(..count).collect();
@@ -225,7 +225,7 @@ impl Group {
     }
 
     /// The member dies; of what was under way the first `kept` persists happen to be on the disk.
-    pub fn crash(&mut self, node: u64, kept: usize) {
+    pub(crate) fn crash(&mut self, node: u64, kept: usize) {
         self.restarts += 1;
         let (now, count, seed) = (self.now, self.members.len() as u64, self.restarts * 64 + node);
         let member = self.member(node);
@@ -240,13 +240,13 @@ impl Group {
     }
 
     /// Delivers and flushes everything until nothing moves.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let everybody: Vec<u64> = (1..=self.members.len() as u64).collect();
         self.settle_among(&everybody);
     }
 
     /// The same while only `reachable` members hear one another and all other messages are lost.
-    pub fn settle_among(&mut self, reachable: &[u64]) {
+    pub(crate) fn settle_among(&mut self, reachable: &[u64]) {
         for _ in 0..10_000 {
             let is_in = |id: NodeId| reachable.contains(&id.0);
             self.network.retain(|packet| is_in(packet.from) && is_in(packet.to));
@@ -266,18 +266,18 @@ impl Group {
     }
 
     /// The record that a leader of `term` would make at `index`.
-    pub fn record(&self, index: u64, term: u64) -> Record {
+    pub(crate) fn record(&self, index: u64, term: u64) -> Record {
         let (index, term, stamp) = (LogIndex(index), Term(term), Hlc(index * 100 + term));
         RecordBuilder::default().seal(self.seed, GroupId(0), index, term, stamp, EntryKind::Tick)
     }
 
     /// As if `node` had been cut off meanwhile.
-    pub fn drop_packets_of(&mut self, node: u64) {
+    pub(crate) fn drop_packets_of(&mut self, node: u64) {
         self.network.retain(|packet| packet.from.0 != node && packet.to.0 != node);
     }
 
     /// Makes `node` campaign and win, everybody answering.
-    pub fn elect(&mut self, node: u64) {
+    pub(crate) fn elect(&mut self, node: u64) {
         let everybody: Vec<u64> = (1..=self.members.len() as u64).collect();
         self.now = self.now + Micros::from_millis(150);
         self.elect_among(node, &everybody);
@@ -286,7 +286,7 @@ impl Group {
 
     /// Makes `node` campaign and win with the votes of `reachable` members, and stops as soon as it
     /// leads. A member that heard a leader lately refuses, so time must have passed.
-    pub fn elect_among(&mut self, node: u64, reachable: &[u64]) {
+    pub(crate) fn elect_among(&mut self, node: u64, reachable: &[u64]) {
         self.time_out(node);
         for _ in 0..1_000 {
             if self.member(node).raft.is_leader() {
