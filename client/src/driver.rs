@@ -291,6 +291,8 @@ impl Driver {
             Response::SessionOpened(_)
             | Response::SessionClosed
             | Response::Answer { .. }
+            // Blocks are built so that their answers fit.
+            | Response::TooLarge { .. }
             | Response::Ready
             | Response::TimedOut => Progress::Contradiction,
         };

@@ -63,6 +63,14 @@ pub enum Response<R> {
         /// What the state machine says of it.
         reply: R,
     },
+    /// The block took effect (or the query was answered), but the answer has more bytes than a frame
+    /// may. Ask again in smaller parts: for a block, its commands with the same sequences.
+    TooLarge {
+        /// Bytes of the answer.
+        bytes: u64,
+        /// The most that one answer can have.
+        max: u64,
+    },
     /// What was watched for is there.
     Ready,
     /// What was watched for did not come in time.

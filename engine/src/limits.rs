@@ -29,10 +29,13 @@ pub const BATCH_BYTES_TARGET: usize = 1024 * 1024;
 pub const RECORD_PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_TARGET + BLOCK_BYTES_MAX;
 /// Most body bytes in one reply to receive or browse; further messages wait for the next call.
 pub const DELIVERY_BYTES_TARGET: usize = 4 * 1024 * 1024;
-/// Largest frame on a connection, head and tail together, bytes. A larger one closes it.
-pub const FRAME_BYTES_MAX: usize = RECORD_PAYLOAD_BYTES_MAX + 1024 * 1024;
 /// Largest frame head (the part that is decoded into structures), bytes.
-pub const FRAME_HEAD_BYTES_MAX: usize = 1024 * 1024;
+pub const FRAME_HEAD_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most body bytes in one answer: at least one message of any size fits. A block whose replies have
+/// more together takes effect, and its client is told to ask for the replies in smaller parts.
+pub const ANSWER_BODIES_BYTES_MAX: usize = RECORD_PAYLOAD_BYTES_MAX;
+/// Largest frame on a connection, head and tail together, bytes. A larger one closes it.
+pub const FRAME_BYTES_MAX: usize = ANSWER_BODIES_BYTES_MAX + FRAME_HEAD_BYTES_MAX;
 /// Most records in one append message.
 pub const APPEND_RECORDS_MAX: usize = 256;
 /// An append message takes no further record once it has this many bytes.
@@ -79,6 +82,7 @@ const _: () = {
     assert!(RECORD_PAYLOAD_BYTES_MAX < FRAME_BYTES_MAX);
     assert!(FRAME_BYTES_MAX < u32::MAX as usize);
     assert!(FRAME_HEAD_BYTES_MAX < FRAME_BYTES_MAX);
+    assert!(DELIVERY_BYTES_TARGET <= ANSWER_BODIES_BYTES_MAX);
     assert!(SEGMENT_BYTES_MAX > RECORD_PAYLOAD_BYTES_MAX as u64 + 4_096);
     assert!(BATCH_BYTES_TARGET <= APPEND_BYTES_TARGET);
     assert!(LOG_CACHE_BYTES_MAX >= 2 * RECORD_PAYLOAD_BYTES_MAX);

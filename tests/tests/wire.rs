@@ -158,6 +158,7 @@ fn response() -> impl Strategy<Value = Response<Reply>> {
             bodies
         }),
         (any::<u32>(), reply()).prop_map(|(command, reply)| Response::Invalid { command, reply }),
+        (any::<u64>(), any::<u64>()).prop_map(|(bytes, max)| Response::TooLarge { bytes, max }),
         Just(Response::Ready),
         Just(Response::TimedOut),
         rejection().prop_map(Response::Rejected),

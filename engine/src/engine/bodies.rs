@@ -146,6 +146,12 @@ impl<S: StateMachine> Engine<S> {
         wanted: Vec<BodyRef>,
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
+        let bytes: u64 = wanted.iter().map(|body| u64::from(body.len)).sum();
+        let max = limits::ANSWER_BODIES_BYTES_MAX as u64;
+        if bytes > max {
+            let response = Response::TooLarge { bytes, max };
+            return effects.push(Effect::Respond { token, response });
+        }
         let answer = self.bodies.last_answer + 1;
         let mut found = Vec::with_capacity(wanted.len());
         let mut missing = 0;

@@ -7,6 +7,7 @@
 use super::{Frame, MAGIC, PROTOCOL_MAX, PROTOCOL_MIN, TailCheck, WireError, decode, write_frame};
 use crate::api::{CommandError, Rejection, Response};
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, SessionId, Term};
+use crate::limits;
 use crate::queue::Reply;
 use crate::time::Micros;
 use alloc::string::String;
@@ -192,6 +193,7 @@ pub enum Answer {
     SessionClosed,
     Answer { at: LogIndex, reply: Reply },
     Invalid { command: u32, reply: Reply },
+    TooLarge { bytes: u64, max: u64 },
     Ready,
     TimedOut,
     Rejected(Rejection),
@@ -285,6 +287,7 @@ pub fn split_response(response: Response<Reply>) -> (Answer, Vec<Bytes>) {
         Response::SessionClosed => (Answer::SessionClosed, Vec::new()),
         Response::Answer { at, reply, bodies } => (Answer::Answer { at, reply }, bodies),
         Response::Invalid { command, reply } => (Answer::Invalid { command, reply }, Vec::new()),
+        Response::TooLarge { bytes, max } => (Answer::TooLarge { bytes, max }, Vec::new()),
         Response::Ready => (Answer::Ready, Vec::new()),
         Response::TimedOut => (Answer::TimedOut, Vec::new()),
         Response::Rejected(rejection) => (Answer::Rejected(rejection), Vec::new()),
@@ -301,6 +304,7 @@ pub fn join_response(answer: Answer, bodies: Vec<Bytes>) -> Response<Reply> {
         Answer::SessionClosed => Response::SessionClosed,
         Answer::Answer { at, reply } => Response::Answer { at, reply, bodies },
         Answer::Invalid { command, reply } => Response::Invalid { command, reply },
+        Answer::TooLarge { bytes, max } => Response::TooLarge { bytes, max },
         Answer::Ready => Response::Ready,
         Answer::TimedOut => Response::TimedOut,
         Answer::Rejected(rejection) => Response::Rejected(rejection),
@@ -308,16 +312,22 @@ pub fn join_response(answer: Answer, bodies: Vec<Bytes>) -> Response<Reply> {
     }
 }
 
-/// Appends a node's answer to a call.
+/// Appends a node's answer to a call. One whose head outgrows a frame is replaced by the news of
+/// that: the replies of many commands in one block can.
 pub fn write_response(out: &mut BytesMut, request: u64, response: Response<Reply>) {
     let (answer, bodies) = split_response(response);
     let body_lens = bodies.iter().map(|body| u32::try_from(body.len()).expect("limits")).collect();
-    write_frame(
-        out,
-        &ServerFrame::Response { request, answer, body_lens },
-        &bodies,
-        TailCheck::Frame,
-    );
+    let start = out.len();
+    let frame = ServerFrame::Response { request, answer, body_lens };
+    write_frame(out, &frame, &bodies, TailCheck::Frame);
+    let head_bytes = u32::from_le_bytes(out[start..start + 4].try_into().expect("4 bytes"));
+    if head_bytes as usize > limits::FRAME_HEAD_BYTES_MAX {
+        out.truncate(start);
+        let (bytes, max) = (u64::from(head_bytes), limits::FRAME_HEAD_BYTES_MAX as u64);
+        let answer = Answer::TooLarge { bytes, max };
+        let frame = ServerFrame::Response { request, answer, body_lens: Vec::new() };
+        write_frame(out, &frame, &[], TailCheck::Frame);
+    }
 }
 
 /// Appends a frame without a tail, or with one whose bytes are `tail`.

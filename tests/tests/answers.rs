@@ -1,0 +1,146 @@
+//! What a client can make a node answer is bounded, and what does not fit is said and not lost.
+
+use bytes::{Bytes, BytesMut};
+use engine::api::{Request, Response, Token};
+use engine::block::BlockBuilder;
+use engine::engine::{Config, Effect, Engine, Input};
+use engine::hlc::Hlc;
+use engine::ids::{ClusterId, GroupId, LogIndex, MessageId, NodeId, Sequence, SessionId};
+use engine::limits::{self, Limits};
+use engine::queue::{Command, Message, Queues, ReceiveMode, Reply};
+use engine::storage::{HardState, Recovered};
+use engine::time::{Micros, Now};
+use engine::wire::client::{Answer, ServerFrame, read_server_frame, write_response};
+
+const BODY_BYTES: usize = 6 * 1024 * 1024;
+const MESSAGES: u64 = 4;
+
+/// A cluster of one, whose disk is done at once.
+struct Alone {
+    engine: Engine<Queues>,
+    now: Now,
+    session: SessionId,
+}
+
+impl Alone {
+    fn new() -> Self {
+        let limits = Limits { body_bytes_max: limits::BODY_BYTES_MAX, ..Limits::default() };
+        let config = Config {
+            cluster: ClusterId([1; 16]),
+            group: GroupId(0),
+            node: NodeId(1),
+            members: vec![NodeId(1)],
+            election_timeout: Micros::from_millis(150),
+            heartbeat_interval: Micros::from_millis(30),
+            limits,
+            seed: 1,
+        };
+        let recovered = Recovered {
+            hard_state: HardState::default(),
+            term_runs: Vec::new(),
+            last_index: LogIndex(0),
+            last_stamp: Hlc::ZERO,
+            torn_bytes: 0,
+        };
+        let machine = Queues::new(&config.limits);
+        let now = Now { monotonic: Micros::from_secs(1), ..Now::default() };
+        let engine = Engine::new(config, machine, &recovered, Now::default());
+        let mut alone = Self { engine, now, session: SessionId::ZERO };
+        let opened = alone.call(BlockBuilder::open_session());
+        let Some(Response::SessionOpened(session)) = opened else { panic!("{opened:?}") };
+        alone.session = session;
+        alone
+    }
+
+    /// Turns until nothing is to be made durable, and gives the answer, if there was one.
+    fn turn(&mut self) -> Option<Response<Reply>> {
+        let mut answer = None;
+        let mut inputs = vec![Input::Turn];
+        while let Some(input) = inputs.pop() {
+            let mut effects = Vec::new();
+            self.engine.step(self.now, input, &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Persist(persist) => {
+                        inputs.extend([Input::Turn, Input::Persisted(persist.io)]);
+                    }
+                    Effect::Respond { response, .. } => answer = Some(response),
+                    Effect::Fetch(_) | Effect::Send { .. } | Effect::Event(_) => {}
+                }
+            }
+        }
+        answer
+    }
+
+    fn call(&mut self, block: Vec<u8>) -> Option<Response<Reply>> {
+        self.turn();
+        let request = Request::Propose(Bytes::from(block));
+        let mut effects = Vec::new();
+        self.engine.step(self.now, Input::Client { token: Token(1), request }, &mut effects);
+        assert!(effects.is_empty(), "{effects:?}");
+        self.turn()
+    }
+
+    /// Commands of consecutive sequences; the client says that it has no reply yet.
+    fn commands(&mut self, first: u64, commands: &[Command]) -> Response<Reply> {
+        let mut block = BlockBuilder::commands(self.session, Sequence(first), Sequence(1));
+        for command in commands {
+            block.push_with(|out| command.encode_into(out));
+        }
+        self.call(block.finish()).expect("a cluster of one answers at once")
+    }
+}
+
+fn take() -> Command {
+    Command::Receive { queue: "big".into(), max: 1, mode: ReceiveMode::Take }
+}
+
+fn send(ordinal: u64) -> Command {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&ordinal.to_le_bytes());
+    let message = Message {
+        id: MessageId(id),
+        from: String::new(),
+        to: "big".into(),
+        sent_at: Hlc::ZERO,
+        headers: Vec::new(),
+        body: vec![9; BODY_BYTES],
+    };
+    Command::Send { messages: vec![message] }
+}
+
+#[test]
+fn receives_that_outgrow_an_answer_took_effect_and_are_answered_in_parts() {
+    let mut alone = Alone::new();
+    for ordinal in 1..=MESSAGES {
+        let sent = alone.commands(ordinal, &[send(ordinal)]);
+        assert!(matches!(sent, Response::Applied { .. }), "{sent:?}");
+    }
+    let takes = vec![take(); MESSAGES as usize];
+    let refused = alone.commands(MESSAGES + 1, &takes);
+    let Response::TooLarge { bytes, max } = refused else { panic!("{refused:?}") };
+    assert!(bytes > max && max == limits::ANSWER_BODIES_BYTES_MAX as u64);
+    assert_eq!(alone.engine.machine().message_count(), 0, "all were taken");
+    for ordinal in 1..=MESSAGES {
+        let again = alone.commands(MESSAGES + ordinal, &[take()]);
+        let Response::Applied { bodies, .. } = again else { panic!("{again:?}") };
+        assert!(bodies.len() == 1 && bodies[0].len() > BODY_BYTES);
+    }
+}
+
+#[test]
+fn a_head_that_outgrows_a_frame_is_replaced_by_the_news_of_that() {
+    let settled = Ok(Reply::Settled(vec![true; limits::MESSAGES_PER_RECEIVE_MAX]));
+    let index = LogIndex(1);
+    let results = vec![settled; 600];
+    let mut out = BytesMut::from(&b"before"[..]);
+    write_response(&mut out, 5, Response::Applied { index, results, bodies: Vec::new() });
+    let mut frames = out.split_off(6);
+    let frame = engine::wire::take_frame(&mut frames).expect("valid").expect("whole");
+    let (frame, _) = read_server_frame(&frame).expect("a server frame");
+    let ServerFrame::Response { request: 5, answer: Answer::TooLarge { bytes, max }, .. } = frame
+    else {
+        panic!("{frame:?}")
+    };
+    assert!(bytes > max && max == limits::FRAME_HEAD_BYTES_MAX as u64);
+}
