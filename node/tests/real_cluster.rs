@@ -11,7 +11,7 @@ use client::{CallError, Client, NewMessage, Pending, ReceiveOptions, Rejected};
 use engine::ids::{ClusterId, MessageId, NodeId};
 use engine::queue::{Invalid, Receipt, Sent};
 use engine::wire::client::{
-    Call, Caller, ClientFrame, Greeting, Hello, Refusal, write_client_frame,
+    Call, Caller, ClientFrame, Greeting, Health, Hello, Refusal, write_client_frame,
 };
 use engine::wire::{TailCheck, decode, take_frame, write_frame};
 use std::collections::{BTreeMap, VecDeque};
@@ -204,6 +204,30 @@ fn a_second_process_on_a_directory_and_a_second_init_are_refused() {
     let output = run(&["init", "--data", &data, "--cluster", "new", "--node", "1", &member]);
     assert_eq!(output.status.code(), Some(1));
     assert!(complaint(&output).contains("choose an empty directory"), "{}", complaint(&output));
+}
+
+/// Waits until clients are told that `node` is `health`.
+async fn wait_for_health(client: &Client, node: NodeId, health: Health) {
+    let mut view = client.nodes();
+    while !view.nodes.iter().any(|seen| seen.node == node && seen.health == health) {
+        let changed = tokio::time::timeout(PATIENCE, client.nodes_changed(&view)).await;
+        view = changed.unwrap().unwrap();
+    }
+}
+
+#[test]
+fn clients_are_told_that_a_node_is_gone_and_that_it_is_back() {
+    block_on(async {
+        let mut cluster = Cluster::start(3, &[]);
+        let client = cluster.connect().await;
+        let leader = cluster.leader(&client).await;
+        let follower = (1..=3).map(NodeId).find(|node| *node != leader).unwrap();
+        wait_for_health(&client, follower, Health::Reachable).await;
+        cluster.kill(follower);
+        wait_for_health(&client, follower, Health::Unreachable).await;
+        cluster.start_node(follower, &[]);
+        wait_for_health(&client, follower, Health::Reachable).await;
+    });
 }
 
 #[test]
