@@ -100,3 +100,35 @@ fn an_entry_that_was_replaced_is_not_applied_though_the_disk_still_has_it() {
     let expected = [(LogIndex(1), Term(1)), (LogIndex(2), Term(2))];
     assert_eq!(applied(&effects), expected);
 }
+
+/// Four megabytes become committed at once: they are applied over several turns, which follow one
+/// another at once but let messages in between, so that a busy member is not taken for a dead one.
+#[test]
+fn a_long_log_is_applied_in_turns_that_let_heartbeats_in() {
+    const ENTRIES: u64 = 40;
+    let mut disk = SimDisk::new();
+    let members = (1..=3).map(|node| (NodeId(node), format!("localhost:{node}"))).collect();
+    let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members };
+    Store::format(&mut disk, &identity).expect("the directory is empty");
+    let mut replica = open(&mut disk);
+    let long = |index| {
+        let mut builder = RecordBuilder::default();
+        builder.payload_mut().extend_from_slice(&[0; 100_000]);
+        let seed = ChecksumSeed::of(CLUSTER, GROUP);
+        builder.seal(seed, GROUP, LogIndex(index), Term(1), Hlc(index), EntryKind::Tick)
+    };
+    let records = (1..=ENTRIES).map(long).collect();
+    let jobs = append(&mut replica, (2, 1), position(0, 0), records, ENTRIES);
+    assert_eq!(jobs.len(), 1, "one flush");
+    assert_eq!(replica.next_deadline(), Some(Micros::ZERO), "more can be applied at once");
+    let mut turns = 0;
+    while replica.status().applied_index < LogIndex(ENTRIES) {
+        let mut effects = Vec::new();
+        replica.step(NOW, Input::Turn, &mut effects);
+        let count = applied(&effects).len();
+        assert!((1..=11).contains(&count), "a turn applies about a megabyte, not {count} entries");
+        turns += 1;
+    }
+    assert!(turns >= 3);
+    assert_ne!(replica.next_deadline(), Some(Micros::ZERO));
+}

@@ -22,9 +22,10 @@ struct Entry {
 }
 
 impl<S: StateMachine> Engine<S> {
-    /// Applies every committed entry that is in memory, and fetches the next one if it is not.
+    /// Applies committed entries that are in memory, as many as this turn may, and fetches the next
+    /// one if it is not.
     pub(super) fn apply_committed(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
-        while self.applied_index < self.raft.commit_index() && self.failure.is_none() {
+        while self.has_unapplied() && self.apply_budget_bytes > 0 && self.failure.is_none() {
             let next = self.applied_index.next();
             let Some(record) = self.raft.cached(next).cloned() else {
                 self.fetch_to_apply(next, effects);
@@ -36,9 +37,20 @@ impl<S: StateMachine> Engine<S> {
         self.wake_watchers(effects);
     }
 
+    /// Whether committed entries wait to be applied.
+    pub(super) fn has_unapplied(&self) -> bool {
+        self.applied_index < self.raft.commit_index()
+    }
+
+    /// Whether the next one to apply is in memory, so that a turn is all it waits for.
+    pub(super) fn can_apply_more(&self) -> bool {
+        self.has_unapplied() && self.raft.cached(self.applied_index.next()).is_some()
+    }
+
     /// Applies the entry after the last applied one.
     pub(super) fn apply_record(&mut self, record: &Record, effects: &mut Vec<Effect<S::Reply>>) {
         assert_eq!(record.index(), self.applied_index.next());
+        self.apply_budget_bytes = self.apply_budget_bytes.saturating_sub(record.bytes().len());
         let entry = Entry { index: record.index(), term: record.term(), stamp: record.hlc() };
         self.machine.advance(entry.stamp);
         self.sessions.advance(entry.stamp);

@@ -16,8 +16,6 @@ use bytes::Bytes;
 
 /// Fetched entries that are kept for the next receive, bytes.
 const FETCHED_BYTES_MAX: usize = 2 * limits::RECORD_PAYLOAD_BYTES_MAX;
-/// How much is read at once to apply entries after a restart.
-const APPLY_FETCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Fetches under way.
 #[derive(Debug, Default)]
@@ -220,7 +218,7 @@ impl<S: StateMachine> Engine<S> {
     pub(super) fn fetch_to_apply(&mut self, first: LogIndex, effects: &mut Vec<Effect<S::Reply>>) {
         if !self.fetches.is_applying {
             self.fetches.is_applying = true;
-            let range = (first, self.raft.commit_index().next(), APPLY_FETCH_BYTES);
+            let range = (first, self.raft.commit_index().next(), super::APPLY_BYTES_PER_TURN);
             self.fetches.begin(|_| Purpose::Apply, range, effects);
         }
     }

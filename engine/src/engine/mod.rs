@@ -32,6 +32,10 @@ use bodies::{Bodies, Fetches};
 use propose::Proposals;
 use read::ReadQueue;
 
+/// Bytes of entries that are applied in one turn. A member that has a long log to apply, as after a
+/// restart, must not be deaf to heartbeats meanwhile; this many take a few milliseconds.
+const APPLY_BYTES_PER_TURN: usize = 1024 * 1024;
+
 /// What can happen to an engine.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
@@ -151,6 +155,8 @@ pub struct Engine<S: StateMachine> {
     machine: S,
     sessions: Sessions<S::Reply>,
     applied_index: LogIndex,
+    /// Bytes of entries that may still be applied in this turn.
+    apply_budget_bytes: usize,
     proposals: Proposals,
     reads: ReadQueue<S::Reply>,
     bodies: Bodies<S::Reply>,
@@ -189,6 +195,7 @@ impl<S: StateMachine> Engine<S> {
             machine,
             sessions: Sessions::new(&config.limits),
             applied_index: LogIndex::ZERO,
+            apply_budget_bytes: APPLY_BYTES_PER_TURN,
             proposals: Proposals::default(),
             reads: ReadQueue::default(),
             bodies: Bodies::default(),
@@ -236,12 +243,16 @@ impl<S: StateMachine> Engine<S> {
         if self.failure.is_some() {
             return None;
         }
+        if self.can_apply_more() {
+            return Some(Micros::ZERO);
+        }
         let raft = self.raft.next_deadline();
         let deadlines = [self.tick_at, self.reads.next_deadline()];
         Some(deadlines.into_iter().flatten().fold(raft, Micros::min))
     }
 
     fn on_turn(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
+        self.apply_budget_bytes = APPLY_BYTES_PER_TURN;
         self.reads.expire_watches(now.monotonic, effects);
         self.append_first_entry(now);
         self.seal_batch(now);
