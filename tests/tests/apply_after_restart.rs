@@ -129,6 +129,6 @@ fn a_long_log_is_applied_in_turns_that_let_heartbeats_in() {
         assert!((1..=11).contains(&count), "a turn applies about a megabyte, not {count} entries");
         turns += 1;
     }
-    assert!(turns >= 3);
+    assert!(turns >= 2);
     assert_ne!(replica.next_deadline(), Some(Micros::ZERO));
 }
