@@ -29,6 +29,8 @@ pub(super) struct Line {
     /// Every so many messages one that is in the list, so that a browse finds its start without
     /// walking there. When a milestone goes, its successor takes its place.
     milestones: BTreeMap<Position, SlotNo>,
+    /// The last message was a milestone and went: the next to come takes its place.
+    is_milestone_due: bool,
     pub(super) available: u64,
     pub(super) leased: u64,
     pub(super) delayed: u64,
@@ -52,6 +54,7 @@ impl Line {
             fresh: NO_SLOT,
             returned: BTreeMap::new(),
             milestones: BTreeMap::new(),
+            is_milestone_due: false,
             available: 0,
             leased: 0,
             delayed: 0,
@@ -86,7 +89,8 @@ impl Line {
         if self.fresh == NO_SLOT {
             self.fresh = number;
         }
-        if self.sent_total.is_multiple_of(MILESTONE_EVERY) {
+        let is_due = core::mem::take(&mut self.is_milestone_due);
+        if is_due || self.sent_total.is_multiple_of(MILESTONE_EVERY) {
             self.add_milestone(messages, number);
         }
         self.available += 1;
@@ -99,6 +103,7 @@ impl Line {
         (self.last, self.fresh) = (NO_SLOT, NO_SLOT);
         self.returned.clear();
         self.milestones.clear();
+        self.is_milestone_due = false;
         (self.available, self.leased, self.delayed) = (0, 0, 0);
         move |messages| {
             let number = (next != NO_SLOT).then_some(next)?;
@@ -162,8 +167,12 @@ impl Line {
         self.milestones.remove(&messages.position(number));
         let (previous, next) = (messages[number].previous, messages[number].next);
         let is_needed = previous != NO_SLOT && !messages[previous].is_milestone();
-        if is_needed && next != NO_SLOT {
-            self.add_milestone(messages, next);
+        if !is_needed {
+            return;
+        }
+        match next {
+            NO_SLOT => self.is_milestone_due = true,
+            next => self.add_milestone(messages, next),
         }
     }
 

@@ -334,6 +334,18 @@ fn a_browse_finds_its_place_in_a_long_queue_whatever_was_removed() {
 }
 
 #[test]
+fn a_milestone_at_the_end_of_a_queue_may_go_before_its_successor_comes() {
+    let mut fed = Fed::new();
+    // The 257th message is the second milestone; the 256 before it stay.
+    fed.send(0..257);
+    fed.lease(256);
+    assert_eq!(fed.receive(1, ReceiveMode::Take).1.len(), 1);
+    let sent = fed.send(257..513);
+    let after = sent[100].receipt.position;
+    assert_eq!(fed.browse(Some(after), 1), [sent[101].receipt.position]);
+}
+
+#[test]
 fn each_reason_for_refusal_is_named_and_has_no_effect() {
     let held =
         |count: usize| vec![Held { position: Position::default(), token: LeaseToken(1) }; count];
