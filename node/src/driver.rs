@@ -64,6 +64,11 @@ pub async fn run<D: DiskPort, C: ClockPort>(
         let deadline = driver.next_deadline();
         if let Some(deadline) = deadline {
             timer.as_mut().reset(deadline);
+            // A replica with much to apply wants one turn after another. They must not keep the
+            // connections' tasks, on the same thread, from bringing in heartbeats.
+            if deadline <= Instant::now() {
+                tokio::task::yield_now().await;
+            }
         }
         tokio::select! {
             biased;

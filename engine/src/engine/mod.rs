@@ -33,8 +33,8 @@ use propose::Proposals;
 use read::ReadQueue;
 
 /// Bytes of entries that are applied in one turn. A member that has a long log to apply, as after a
-/// restart, must not be deaf to heartbeats meanwhile; this many take a few milliseconds.
-const APPLY_BYTES_PER_TURN: usize = 1024 * 1024;
+/// restart, must not be deaf to heartbeats meanwhile; this many take a millisecond or two.
+const APPLY_BYTES_PER_TURN: usize = 256 * 1024;
 
 /// What can happen to an engine.
 #[derive(Clone, PartialEq, Debug)]
