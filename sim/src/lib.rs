@@ -1,2 +1,17 @@
-//! Skeleton.
+//! Posthaste's simulator: clusters on faulty networks, disks and clocks, replayed from a seed.
+//!
+//! A [`scenario::Scenario`] describes a run; a world runs it and writes a [`history::History`];
+//! [`oracle`]s judge it. Two worlds: [`lockstep`], engines in one plain event loop, for sweeps of
+//! thousands of seeds; and, with feature `sim`, the madsim cluster that runs the real node and client.
+//! Deterministic to the bit: no world reads a clock, entropy or the order of a hash map.
+
 pub mod disk;
+pub mod history;
+pub mod lockstep;
+pub mod oracle;
+pub mod outcome;
+pub mod scenario;
+pub mod streams;
+pub mod sweep;
+pub mod trace;
+pub mod workload;

@@ -1,2 +1,278 @@
-//! Skeleton.
-fn main() {}
+//! `sim`: sweeps seeds, replays one, runs a scenario file.
+//!
+//! Owns the command line and what it prints. Every failure prints the command that replays it.
+//! Next: `sim::sweep` for the pool, `sim::lockstep` for a run.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use sim::outcome::{Counts, Outcome};
+use sim::scenario::Scenario;
+use sim::trace::Trace;
+use sim::{lockstep, sweep};
+use std::io::{IsTerminal, Write};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Runs simulated clusters under faults and checks what they do.
+#[derive(Parser, Debug)]
+#[command(name = "sim", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run many seeds, or one scenario file. Fails if any run does.
+    Run {
+        /// A scenario file to run.
+        #[arg(required_unless_present = "seeds", conflicts_with = "seeds")]
+        file: Option<PathBuf>,
+        /// Seeds to run, from A up to but without B.
+        #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
+        seeds: Option<Range<u64>>,
+        /// Where to run them.
+        #[arg(long, value_enum, default_value = "lockstep")]
+        world: World,
+        /// Print verdicts as JSON too, one line each.
+        #[arg(long)]
+        json: bool,
+        /// Threads; as many as there are processors if not given.
+        #[arg(long, value_name = "N")]
+        jobs: Option<usize>,
+    },
+    /// Run one seed twice, compare the runs, and print what happened line by line.
+    Replay {
+        /// The seed.
+        seed: u64,
+        /// Where to run it.
+        #[arg(long, value_enum, default_value = "lockstep")]
+        world: World,
+        /// Print the verdict without the trace.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Print the scenario that a seed draws, as a file that `run` takes.
+    Show {
+        /// The seed.
+        seed: u64,
+    },
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum World {
+    /// Engines in one event loop: fast, for sweeps.
+    Lockstep,
+    /// The real node and client on a simulated network; needs the feature `sim`.
+    Madsim,
+}
+
+impl World {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Lockstep => "lockstep",
+            Self::Madsim => "madsim",
+        }
+    }
+
+    /// How this world runs a scenario.
+    fn runner(self) -> Result<fn(&Scenario) -> Outcome, String> {
+        match self {
+            Self::Lockstep => Ok(lockstep::run_scenario),
+            Self::Madsim => Err("this build has no madsim world; run it with \
+                                 `cargo run -p sim --release --features sim -- ...`"
+                .to_owned()),
+        }
+    }
+}
+
+fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let wrong = || format!("{text:?} is not a range of seeds; write it as 0..1000");
+    let (from, to) = text.split_once("..").ok_or_else(wrong)?;
+    let from = from.parse().map_err(|_| wrong())?;
+    let to = to.parse().map_err(|_| wrong())?;
+    if from < to { Ok(from..to) } else { Err(wrong()) }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Run { seeds: Some(seeds), world, json, jobs, file: _ } => {
+            run_seeds(seeds, world, json, jobs)
+        }
+        Command::Run { file, world, json, .. } => {
+            let file = file.expect("clap asks for a file or seeds");
+            run_file(&file, world, json)
+        }
+        Command::Replay { seed, world, quiet } => replay(seed, world, quiet),
+        Command::Show { seed } => {
+            print!("{}", Scenario::from_seed(seed).to_text());
+            Ok(true)
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The totals of a sweep.
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    failed: Vec<u64>,
+    counts: Counts,
+}
+
+impl Totals {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        if !outcome.verdict.is_ok() {
+            self.failed.push(outcome.seed);
+        }
+        self.counts.events += outcome.counts.events;
+        self.counts.simulated_us += outcome.counts.simulated_us;
+        self.counts.operations += outcome.counts.operations;
+        self.counts.answered += outcome.counts.answered;
+        self.counts.entries += outcome.counts.entries;
+        self.counts.leaders += outcome.counts.leaders;
+        self.counts.lives += outcome.counts.lives;
+    }
+
+    fn summary(&self, wall_s: f64) -> String {
+        let Counts { events, simulated_us, operations, answered, entries, leaders, lives } =
+            self.counts;
+        json!({
+            "seeds": self.seeds,
+            "failed": self.failed,
+            "simulated_s": simulated_us / 1_000_000,
+            "wall_s": (wall_s * 100.0).round() / 100.0,
+            "events": events,
+            "operations": operations,
+            "answered": answered,
+            "entries": entries,
+            "leaders": leaders,
+            "lives": lives,
+        })
+        .to_string()
+    }
+}
+
+fn verdict_json(outcome: &Outcome) -> String {
+    json!({
+        "seed": outcome.seed,
+        "verdict": outcome.verdict.word(),
+        "what": outcome.verdict.to_string(),
+        "trace_hash": format!("{:016x}", outcome.trace_hash),
+        "events": outcome.counts.events,
+        "simulated_s": outcome.counts.simulated_us / 1_000_000,
+    })
+    .to_string()
+}
+
+fn run_seeds(
+    seeds: Range<u64>,
+    world: World,
+    json: bool,
+    jobs: Option<usize>,
+) -> Result<bool, String> {
+    let runner = world.runner()?;
+    let jobs = jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let bar = progress_bar(seeds.end - seeds.start);
+    let (began, mut totals) = (Instant::now(), Totals::default());
+    sweep::sweep(seeds, jobs, runner, |outcome| {
+        totals.add(&outcome);
+        bar.inc(1);
+        if json {
+            bar.suspend(|| print_line(&verdict_json(&outcome)))
+        } else if outcome.verdict.is_ok() {
+            true
+        } else {
+            bar.set_message(format!("{} failed", totals.failed.len()));
+            bar.suspend(|| print_line(&failure(&outcome, world)))
+        }
+    });
+    bar.finish_and_clear();
+    print_line(&totals.summary(began.elapsed().as_secs_f64()));
+    Ok(totals.failed.is_empty())
+}
+
+fn failure(outcome: &Outcome, world: World) -> String {
+    format!(
+        "seed {}: {}\n  replay: cargo run -p sim --release -- replay {} --world {}",
+        outcome.seed,
+        outcome.verdict,
+        outcome.seed,
+        world.name()
+    )
+}
+
+/// Prints a line; false once nobody reads any more.
+fn print_line(line: &str) -> bool {
+    writeln!(std::io::stdout(), "{line}").is_ok()
+}
+
+fn progress_bar(seeds: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} {msg}");
+    ProgressBar::new(seeds).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn run_file(file: &PathBuf, world: World, json: bool) -> Result<bool, String> {
+    let runner = world.runner()?;
+    let name = file.display();
+    let text =
+        std::fs::read_to_string(file).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let scenario = Scenario::parse(&text).map_err(|error| format!("{name}: {error}"))?;
+    let began = Instant::now();
+    let outcome = sweep::run_guarded(&scenario, runner);
+    if json {
+        print_line(&verdict_json(&outcome));
+    } else if !outcome.verdict.is_ok() {
+        print_line(&format!("{name}: {}", outcome.verdict));
+    }
+    let mut totals = Totals::default();
+    totals.add(&outcome);
+    print_line(&totals.summary(began.elapsed().as_secs_f64()));
+    Ok(outcome.verdict.is_ok())
+}
+
+fn replay(seed: u64, world: World, quiet: bool) -> Result<bool, String> {
+    let runner = world.runner()?;
+    let scenario = Scenario::from_seed(seed);
+    let first = sweep::run_guarded(&scenario, runner);
+    let second =
+        if quiet { sweep::run_guarded(&scenario, runner) } else { replay_readably(&scenario) };
+    print_line(&format!("seed {seed}: {}", second.verdict));
+    print_line(&verdict_json(&second));
+    if first != second {
+        return Err(format!(
+            "two runs of seed {seed} differ: trace {:016x} and {:016x}, {} and {}; something in \
+             the simulation is not deterministic",
+            first.trace_hash, second.trace_hash, first.verdict, second.verdict
+        ));
+    }
+    Ok(second.verdict.is_ok())
+}
+
+/// The lockstep run with its trace on standard output.
+fn replay_readably(scenario: &Scenario) -> Outcome {
+    fn traced(scenario: &Scenario) -> Outcome {
+        let mut out = std::io::BufWriter::new(std::io::stdout());
+        let mut is_read = true;
+        let sink = Box::new(move |line: &str| {
+            is_read = is_read && writeln!(out, "{line}").is_ok();
+        });
+        lockstep::run_traced(scenario, Trace::readable(sink)).outcome
+    }
+    sweep::run_guarded(scenario, traced)
+}

@@ -1,0 +1,117 @@
+//! Breaking things on time, and repairing everything at the end of the fault phase.
+
+use super::client::Client;
+use super::node::Standstill;
+use super::world::World;
+use crate::oracle::Violation;
+use crate::scenario::Fault;
+use crate::workload::{Intent, body_of, mint};
+use engine::hlc::Hlc;
+use engine::queue::{Command, Message, ReceiveMode};
+
+/// The queue of the probe, which no other client uses.
+const PROBE_QUEUE: &str = "probe";
+
+impl World<'_> {
+    pub(super) fn on_fault(&mut self, ordinal: usize) -> Result<(), Violation> {
+        let fault = self.scenario.faults[ordinal].fault.clone();
+        if self.trace.is_read() {
+            self.trace.line(self.now_us, "--", ' ', format_args!("{fault:?}"));
+        }
+        let now_us = self.now_us;
+        match fault {
+            Fault::Partition { group } => self.links.partition(&group),
+            Fault::OneWay { from, to } => self.links.cut(from, to),
+            Fault::Deafen { node } => self.links.deafen(node),
+            Fault::Mute { node } => self.links.mute(node),
+            Fault::HideFromClients { node } => self.links.hide(node),
+            Fault::Heal => self.links.heal(),
+            Fault::Crash { node } => self.crash(node, true),
+            Fault::CrashAll => {
+                for node in 1..=self.scenario.nodes {
+                    self.crash(node, true);
+                }
+            }
+            Fault::Kill { node } => self.crash(node, false),
+            Fault::Restart { node } => self.start_node(node)?,
+            Fault::Pause { node } => self.node(node).is_paused = true,
+            Fault::Resume { node } => self.resume(node),
+            Fault::ClockJump { node, by_ms } => {
+                self.node(node).clock.jump(now_us, by_ms.saturating_mul(1_000));
+            }
+            Fault::ClockRate { node, ppm } => self.set_clock_rate(node, ppm),
+            Fault::ClockFreeze { node } => self.node(node).clock.freeze(now_us),
+            Fault::ClockRepair { node } => self.node(node).clock.repair(now_us),
+            Fault::DiskSlow { node, by_us } => self.node(node).disk_slow_us = by_us,
+            Fault::DiskError { node } => self.node(node).fails_next_job = true,
+            Fault::DiskFull { node } => self.node(node).is_disk_full = true,
+            Fault::DiskFree { node } => self.node(node).is_disk_full = false,
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, node: u64, is_power_lost: bool) {
+        let is_torn = self.scenario.disk.torn_writes;
+        self.node(node).stop(Standstill::Crashed, is_power_lost, is_torn);
+    }
+
+    fn resume(&mut self, node: u64) {
+        self.node(node).is_paused = false;
+        // Whatever waited, and whatever deadline passed, is for the next turn to find.
+        self.node(node).has_turn = false;
+        self.schedule_turn(node);
+    }
+
+    fn set_clock_rate(&mut self, node: u64, ppm: i64) {
+        let now_us = self.now_us;
+        let machine = self.node(node);
+        machine.clock.set_rate(now_us, ppm);
+        // The deadline that was scheduled was reckoned at the old rate.
+        machine.deadline_us = None;
+        self.schedule_deadline(node);
+    }
+
+    /// The fault phase is over: everything is repaired, the workload ends, and the probe begins.
+    pub(super) fn repair(&mut self) -> Result<(), Violation> {
+        self.is_healed = true;
+        self.links.repair();
+        for node in 1..=self.scenario.nodes {
+            let now_us = self.now_us;
+            let machine = self.node(node);
+            machine.is_disk_full = false;
+            machine.fails_next_job = false;
+            machine.disk_slow_us = 0;
+            machine.clock.repair(now_us);
+            self.set_clock_rate(node, 0);
+            self.start_node(node)?;
+            self.resume(node);
+        }
+        for client in 0..self.clients.len() {
+            self.clients[client].stop_generating();
+        }
+        self.send_probe();
+        Ok(())
+    }
+
+    /// A fresh client sends a message and receives it.
+    pub(super) fn send_probe(&mut self) {
+        let client = self.clients.len() as u64;
+        let id = mint(client, 1);
+        let message = Message {
+            id,
+            from: "probe".to_owned(),
+            to: PROBE_QUEUE.to_owned(),
+            sent_at: Hlc::ZERO,
+            headers: Vec::new(),
+            body: body_of(id, 16),
+        };
+        let queue = PROBE_QUEUE.to_owned();
+        let script = vec![
+            Intent::Command(Command::Send { messages: vec![message] }),
+            Intent::Command(Command::Receive { queue, max: 100, mode: ReceiveMode::Take }),
+        ];
+        self.clients.push(Client::scripted(self.scenario, client, script));
+        self.wakes.push(None);
+        self.start_client(client);
+    }
+}

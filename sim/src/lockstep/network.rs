@@ -1,0 +1,178 @@
+//! The simulated network: which messages arrive, how often and when.
+//!
+//! Owns link state and the fate of each message. Links are one-way, between nodes and between nodes
+//! and the clients as a whole. Never looks into a message. Next: `world` delivers.
+
+use crate::scenario::Network;
+use crate::streams::Stream;
+
+/// Who sends or receives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Address {
+    /// A node.
+    Node(u64),
+    /// A client.
+    Client(u64),
+}
+
+/// Most nodes a simulated cluster has.
+const NODES_MAX: usize = engine::limits::MEMBERS_MAX;
+
+/// Longest way in a network that was repaired, microseconds.
+const HEALED_LATENCY_US_MAX: u64 = 2_000;
+
+/// Links and their quality.
+#[derive(Clone, Debug)]
+pub(super) struct Links {
+    settings: Network,
+    stream: Stream,
+    /// `cut[from - 1][to - 1]`.
+    cut: [[bool; NODES_MAX]; NODES_MAX],
+    hidden: [bool; NODES_MAX],
+    is_healed: bool,
+}
+
+/// When the copies of a message arrive, as spans from now in microseconds.
+pub(super) type Arrivals = [Option<u64>; 2];
+
+fn at(node: u64) -> usize {
+    usize::try_from(node - 1).expect("nodes are numbered from 1")
+}
+
+impl Links {
+    /// A network of a scenario's quality with all links up.
+    #[must_use]
+    pub(super) fn new(seed: u64, settings: &Network) -> Self {
+        Self {
+            settings: settings.clone(),
+            stream: Stream::new(seed, "network"),
+            cut: [[false; NODES_MAX]; NODES_MAX],
+            hidden: [false; NODES_MAX],
+            is_healed: false,
+        }
+    }
+
+    /// Nodes in the group and nodes outside it don't hear each other.
+    pub(super) fn partition(&mut self, group: &[u64]) {
+        for from in 1..=NODES_MAX as u64 {
+            for to in 1..=NODES_MAX as u64 {
+                if group.contains(&from) != group.contains(&to) {
+                    self.cut(from, to);
+                }
+            }
+        }
+    }
+
+    /// `to` does not hear `from`.
+    pub(super) fn cut(&mut self, from: u64, to: u64) {
+        self.cut[at(from)][at(to)] = true;
+    }
+
+    /// `node` hears no node.
+    pub(super) fn deafen(&mut self, node: u64) {
+        (1..=NODES_MAX as u64).for_each(|from| self.cut(from, node));
+    }
+
+    /// No node hears `node`.
+    pub(super) fn mute(&mut self, node: u64) {
+        (1..=NODES_MAX as u64).for_each(|to| self.cut(node, to));
+    }
+
+    /// Clients don't reach `node`, nor it them.
+    pub(super) fn hide(&mut self, node: u64) {
+        self.hidden[at(node)] = true;
+    }
+
+    /// All links are up again.
+    pub(super) fn heal(&mut self) {
+        self.cut = [[false; NODES_MAX]; NODES_MAX];
+        self.hidden = [false; NODES_MAX];
+    }
+
+    /// From now on nothing is lost, doubled or held up, and every way is short.
+    pub(super) fn repair(&mut self) {
+        self.heal();
+        self.is_healed = true;
+    }
+
+    /// Whether a message on this way would arrive at all.
+    #[must_use]
+    pub(super) fn is_up(&self, from: Address, to: Address) -> bool {
+        match (from, to) {
+            (Address::Node(from), Address::Node(to)) => !self.cut[at(from)][at(to)],
+            (Address::Node(node), Address::Client(_))
+            | (Address::Client(_), Address::Node(node)) => !self.hidden[at(node)],
+            (Address::Client(_), Address::Client(_)) => true,
+        }
+    }
+
+    /// Decides the fate of a message that is sent now.
+    pub(super) fn arrivals(&mut self, from: Address, to: Address) -> Arrivals {
+        if !self.is_up(from, to) {
+            return [None, None];
+        }
+        let latency_us = self.latency_us();
+        if self.is_healed {
+            return [Some(latency_us), None];
+        }
+        let (loss, duplicate) = (self.settings.loss_ppm, self.settings.duplicate_ppm);
+        let first = (!self.stream.chance(loss)).then_some(latency_us);
+        let first = first.map(|latency_us| latency_us + self.hold_up_us());
+        let copy = self.stream.chance(duplicate);
+        let copy = copy.then(|| self.latency_us() + self.hold_up_us());
+        [first, copy]
+    }
+
+    fn latency_us(&mut self) -> u64 {
+        let Network { latency_us_min, latency_us_max, .. } = self.settings;
+        let latency_us = self.stream.between(latency_us_min, latency_us_max);
+        // No leader can be elected if a round trip takes longer than the election timeout.
+        if self.is_healed { latency_us.min(HEALED_LATENCY_US_MAX) } else { latency_us }
+    }
+
+    fn hold_up_us(&mut self) -> u64 {
+        if self.stream.chance(self.settings.straggler_ppm) {
+            self.stream.between(0, self.settings.straggler_us_max)
+        } else {
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_cuts_both_ways_and_heals() {
+        let mut links = Links::new(1, &Network::default());
+        links.partition(&[1, 2]);
+        let is_up = |links: &Links, from, to| links.is_up(Address::Node(from), Address::Node(to));
+        assert!(is_up(&links, 1, 2) && is_up(&links, 3, 4));
+        assert!(!is_up(&links, 1, 3) && !is_up(&links, 3, 1));
+        links.heal();
+        assert!(is_up(&links, 1, 3));
+    }
+
+    #[test]
+    fn a_one_way_cut_leaves_the_way_back() {
+        let mut links = Links::new(1, &Network::default());
+        links.cut(1, 2);
+        assert_eq!(links.arrivals(Address::Node(1), Address::Node(2)), [None, None]);
+        assert!(links.arrivals(Address::Node(2), Address::Node(1))[0].is_some());
+    }
+
+    #[test]
+    fn a_lossy_network_loses_and_doubles_until_it_is_repaired() {
+        let network = Network { loss_ppm: 300_000, duplicate_ppm: 300_000, ..Network::default() };
+        let mut links = Links::new(1, &network);
+        let send = |links: &mut Links| {
+            let arrivals = links.arrivals(Address::Node(1), Address::Node(2));
+            arrivals.iter().flatten().count()
+        };
+        let counts: Vec<usize> = (0..1_000).map(|_| send(&mut links)).collect();
+        assert!(counts.contains(&0) && counts.contains(&1) && counts.contains(&2));
+        links.repair();
+        assert!((0..1_000).all(|_| send(&mut links) == 1));
+    }
+}

@@ -1,0 +1,177 @@
+//! Lets the oracles watch: after each turn, while the cluster heals, and over the whole run.
+
+use super::node::Standstill;
+use super::world::World;
+use crate::history::Outcome;
+use crate::oracle::committed::{Applied, Indices, check_logs_match};
+use crate::oracle::progress::{ClientState, NodeState, obstacles, stuck};
+use crate::oracle::{self, Violation, nothing_lost};
+use engine::engine::RoleName;
+use engine::ids::{LogIndex, NodeId};
+use engine::replica::Event;
+use engine::state_machine::StateMachine;
+
+impl World<'_> {
+    /// A node told something.
+    pub(super) fn on_event(
+        &mut self,
+        node: u64,
+        event: &Event,
+        fatal: &mut Option<String>,
+    ) -> Result<(), Violation> {
+        self.tell(node, format_args!("{event:?}"));
+        let now_us = self.now_us;
+        match *event {
+            Event::Role { role, term, leader } => {
+                self.trace_role(node, [term.0, leader.map_or(0, |leader| leader.0)]);
+                self.node(node).role = (role, term);
+                if role == RoleName::Leader {
+                    self.check_elected(node)?;
+                }
+            }
+            Event::Applied { index, term, hlc } => {
+                self.trace_applied(node, [index.0, hlc.0]);
+                let applied = Applied { index, term, stamp: hlc };
+                self.committed.applied(now_us, NodeId(node), applied)?;
+            }
+            Event::Truncated { from } => self.trace_other(node, [1, from.0]),
+            Event::Fatal { ref reason } => {
+                self.trace_other(node, [2, 0]);
+                *fatal = Some(reason.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn check_elected(&mut self, node: u64) -> Result<(), Violation> {
+        let (now_us, ordinal) = (self.now_us, usize::try_from(node - 1).expect("nodes are few"));
+        let machine = &self.nodes[ordinal];
+        let Some(replica) = &machine.replica else { return Ok(()) };
+        let status = replica.status();
+        self.leaders.elected(
+            now_us,
+            (machine.id, machine.life),
+            machine.role.1,
+            self.committed.log(),
+            status.first_index,
+            |index| replica.term_at(index),
+        )
+    }
+
+    /// After each turn of a node.
+    pub(super) fn watch(&mut self, node: u64) -> Result<(), Violation> {
+        let now_us = self.now_us;
+        let machine = self.node(node);
+        let Some(replica) = &machine.replica else { return Ok(()) };
+        let status = replica.status();
+        let indices = Indices {
+            term: status.term,
+            commit: status.commit_index,
+            applied: status.applied_index,
+        };
+        let has_applied = indices.applied != machine.indices.applied;
+        machine.indices.advance(now_us, NodeId(node), indices)?;
+        if has_applied && oracle::digests::Digests::is_due(indices.applied) {
+            replica.machine().check_invariants();
+            let digest = replica.machine().digest();
+            self.digests.saw(now_us, NodeId(node), indices.applied, digest)?;
+        }
+        Ok(())
+    }
+
+    fn states(&self) -> Vec<(NodeId, NodeState)> {
+        let state = |machine: &super::node::Node| match (&machine.replica, &machine.standstill) {
+            (Some(replica), _) => {
+                let status = replica.status();
+                NodeState::Up {
+                    term: status.term,
+                    leader: status.leader,
+                    last: status.last_index,
+                    commit: status.commit_index,
+                    applied: status.applied_index,
+                    digest: replica.machine().digest(),
+                }
+            }
+            (None, Standstill::CannotOpen(reason)) => NodeState::Excused { reason: reason.clone() },
+            (None, why) => NodeState::Down { reason: format!("{why:?}") },
+        };
+        self.nodes.iter().map(|machine| (machine.id, state(machine))).collect()
+    }
+
+    fn is_probe_answered(&self) -> bool {
+        let probe = self.clients.len() as u64 - 1;
+        self.history.operations.iter().rev().any(|operation| {
+            operation.client == probe
+                && matches!(&operation.outcome, Outcome::Replied { messages, .. }
+                    if !messages.is_empty())
+        })
+    }
+
+    /// Ends the run if the cluster has converged, or if its time is over.
+    pub(super) fn check_convergence(&mut self) -> Result<(), Violation> {
+        let is_answered = self.is_probe_answered();
+        let probe = self.clients.len() - 1;
+        if !is_answered && self.clients[probe].unanswered() == 0 {
+            // Its session was expired by others, as may happen when there are very few.
+            self.send_probe();
+        }
+        let clients: Vec<ClientState> = (0..)
+            .zip(&self.clients)
+            .map(|(client, state)| ClientState { client, unanswered: state.unanswered() })
+            .collect();
+        let mut found = obstacles(&self.states(), &clients, is_answered);
+        for machine in self.nodes.iter().filter(|machine| machine.unresolved() > 0) {
+            found.push(format!(
+                "node {} has not resolved {} requests",
+                machine.id,
+                machine.unresolved()
+            ));
+        }
+        if found.is_empty() {
+            self.has_converged = true;
+            return Ok(());
+        }
+        if self.now_us < self.scenario.end_us() {
+            return Ok(());
+        }
+        // What is unsafe matters more than what is slow.
+        let engine = &self.scenario.engine;
+        oracle::check_history(
+            &self.history,
+            Some(self.committed.log()),
+            engine.dedup_window_millis,
+            engine.sessions_max,
+        )?;
+        Err(stuck(self.now_us, self.scenario.healed_us(), &found))
+    }
+
+    /// All rules over the whole run.
+    pub(super) fn verify_all(&mut self) -> Result<(), Violation> {
+        let engine = &self.scenario.engine;
+        let model = oracle::check_history(
+            &self.history,
+            Some(self.committed.log()),
+            engine.dedup_window_millis,
+            engine.sessions_max,
+        )?;
+        let model = model.expect("there was a log");
+        let up = self
+            .nodes
+            .iter()
+            .filter_map(|machine| machine.replica.as_ref().map(|replica| (machine.id, replica)));
+        for (node, replica) in up.clone() {
+            let machine = replica.machine();
+            machine.check_invariants();
+            nothing_lost::check(self.now_us, node, &model, |query| machine.query(&query.encode()))?;
+        }
+        let last = self.committed.log().last_index();
+        let up: Vec<_> = up.collect();
+        for pair in up.windows(2) {
+            let ((left, one), (right, other)) = (pair[0], pair[1]);
+            let terms = |index: LogIndex| (one.term_at(index), other.term_at(index));
+            let first = one.status().first_index.max(other.status().first_index).0.max(1);
+            check_logs_match(self.now_us, (left, right), first..=last.0, terms)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,347 @@
+//! Draws a scenario from a seed.
+//!
+//! Owns the distribution of configurations and faults. Swarm testing (Groce et al., ISSTA 2012): each
+//! seed enables its own subset of fault classes, because a run with everything at once rarely gets
+//! anywhere. Never looks at the outcome of a run.
+
+use super::{
+    DiskSettings, EngineSettings, Fault, Mix, Network, Scenario, TimedFault, Turns, Workload,
+};
+use crate::streams::Stream;
+
+/// What can be broken; each seed draws its own subset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum FaultClass {
+    Partitions,
+    Crashes,
+    Kills,
+    PowerLoss,
+    Pauses,
+    Clocks,
+    SlowDisks,
+    DiskErrors,
+    FullDisks,
+}
+
+const FAULT_CLASSES: [FaultClass; 9] = [
+    FaultClass::Partitions,
+    FaultClass::Crashes,
+    FaultClass::Kills,
+    FaultClass::PowerLoss,
+    FaultClass::Pauses,
+    FaultClass::Clocks,
+    FaultClass::SlowDisks,
+    FaultClass::DiskErrors,
+    FaultClass::FullDisks,
+];
+
+impl Scenario {
+    /// The scenario of a seed.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Self {
+        let mut shape = Stream::new(seed, "shape");
+        let nodes = [3, 3, 3, 3, 5, 5, 1, 2, 4][shape.weighted(&[4, 4, 4, 4, 3, 3, 1, 1, 1])];
+        let faults_ms = shape.skewed(3_000, 20_000);
+        let engine = draw_engine(&mut Stream::new(seed, "engine settings"));
+        let network = draw_network(&mut Stream::new(seed, "network settings"));
+        let disk = draw_disk(&mut Stream::new(seed, "disk settings"));
+        let workload = draw_workload(&mut Stream::new(seed, "workload settings"));
+        let turns = Turns { delay_us_max: shape.pick(&[0, 5, 20, 20, 200, 2_000]) };
+        let faults = FaultPlan {
+            stream: Stream::new(seed, "faults"),
+            nodes,
+            end_ms: faults_ms,
+            election_timeout_ms: engine.election_timeout_ms,
+            faults: Vec::new(),
+        }
+        .draw();
+        // Time for a slow node to catch up over a drawn network, and for leases to run out.
+        let healing_ms = 20_000 + 40 * engine.election_timeout_ms;
+        Self { seed, nodes, faults_ms, healing_ms, engine, workload, network, disk, turns, faults }
+    }
+}
+
+fn draw_engine(stream: &mut Stream) -> EngineSettings {
+    let mut engine = EngineSettings::default();
+    // A small bound makes its behaviour frequent; each is drawn on its own.
+    if stream.one_in(3) {
+        engine.election_timeout_ms = stream.between(100, 1_000);
+        engine.heartbeat_interval_ms = (engine.election_timeout_ms / stream.between(5, 10)).max(1);
+    }
+    if stream.one_in(3) {
+        engine.batch_bytes_target = stream.pick(&[1, 300, 4_096]);
+    }
+    if stream.one_in(3) {
+        engine.inflight_entries_max = stream.pick(&[1, 2, 8]);
+    }
+    if stream.one_in(4) {
+        engine.inflight_bytes_max = stream.pick(&[1, 1_000, 20_000]);
+    }
+    if stream.one_in(4) {
+        engine.uncommitted_bytes_max = stream.pick(&[2_000, 20_000]);
+    }
+    if stream.one_in(3) {
+        engine.log_cache_bytes_max = stream.pick(&[0, 1_000, 20_000]);
+    }
+    if stream.one_in(5) {
+        engine.sessions_max = stream.pick(&[2, 4, 8]);
+    }
+    if stream.one_in(5) {
+        engine.waiting_requests_max = stream.pick(&[2, 8, 32]);
+    }
+    if stream.one_in(3) {
+        engine.dedup_window_millis = stream.pick(&[500, 2_000, 5_000]);
+    }
+    if stream.one_in(2) {
+        engine.segment_bytes_max = stream.pick(&[4_096, 16_384, 100_000]);
+    }
+    engine
+}
+
+fn draw_network(stream: &mut Stream) -> Network {
+    let latency_us_min = stream.pick(&[1, 50, 100, 500, 5_000]);
+    let mut network = Network {
+        latency_us_min,
+        latency_us_max: latency_us_min * stream.pick(&[1, 2, 5, 20]),
+        encode: stream.one_in(4),
+        ..Network::default()
+    };
+    if stream.one_in(2) {
+        network.loss_ppm = stream.pick(&[1_000, 10_000, 50_000, 200_000]);
+    }
+    if stream.one_in(2) {
+        network.duplicate_ppm = stream.pick(&[1_000, 20_000, 200_000]);
+    }
+    if stream.one_in(2) {
+        network.straggler_ppm = stream.pick(&[1_000, 10_000, 100_000]);
+        network.straggler_us_max = stream.pick(&[10_000, 300_000, 3_000_000]);
+    }
+    network
+}
+
+fn draw_disk(stream: &mut Stream) -> DiskSettings {
+    let latency_us_min = stream.pick(&[1, 50, 100, 1_000]);
+    let mut disk = DiskSettings {
+        latency_us_min,
+        latency_us_max: latency_us_min * stream.pick(&[1, 2, 10]),
+        torn_writes: !stream.one_in(4),
+        ..DiskSettings::default()
+    };
+    if stream.one_in(3) {
+        disk.stall_ppm = stream.pick(&[1_000, 20_000]);
+        disk.stall_us_max = stream.pick(&[20_000, 200_000, 1_000_000]);
+    }
+    disk
+}
+
+fn draw_workload(stream: &mut Stream) -> Workload {
+    let mut mix = Mix::default();
+    if stream.one_in(2) {
+        for weight in [
+            &mut mix.lease,
+            &mut mix.take,
+            &mut mix.nack,
+            &mut mix.extend,
+            &mut mix.delete,
+            &mut mix.purge,
+            &mut mix.get,
+            &mut mix.browse,
+            &mut mix.list,
+            &mut mix.watch,
+        ] {
+            if stream.one_in(3) {
+                *weight = stream.pick(&[0, 0, 1, 10, 30]);
+            }
+        }
+    }
+    Workload {
+        clients: stream.between(1, 6),
+        queues: stream.skewed(1, 12),
+        pause_us: stream.pick(&[2_000, 10_000, 20_000, 50_000, 200_000]),
+        window: stream.pick(&[1, 4, 32, 128]),
+        block_commands_max: stream.pick(&[1, 2, 8, 64]),
+        send_messages_max: stream.pick(&[1, 1, 3, 20]),
+        body_bytes_max: stream.pick(&[0, 100, 100, 1_000, 20_000]),
+        receive_max: stream.pick(&[1, 8, 100]),
+        lease_ms_max: stream.pick(&[5, 300, 2_000, 20_000]),
+        request_timeout_ms: stream.pick(&[100, 500, 1_000, 3_000]),
+        duplicate_id_ppm: stream.pick(&[0, 20_000, 300_000]),
+        session_churn_ppm: stream.pick(&[0, 0, 5_000, 50_000]),
+        mix,
+    }
+}
+
+/// Collects timed faults. Every fault that lasts ends within the plan; the world repairs whatever
+/// is left when the fault phase is over.
+struct FaultPlan {
+    stream: Stream,
+    nodes: u64,
+    end_ms: u64,
+    election_timeout_ms: u64,
+    faults: Vec<TimedFault>,
+}
+
+impl FaultPlan {
+    fn draw(mut self) -> Vec<TimedFault> {
+        let enabled: Vec<FaultClass> =
+            FAULT_CLASSES.into_iter().filter(|_| self.stream.one_in(3)).collect();
+        if enabled.is_empty() {
+            return Vec::new();
+        }
+        let mean_pause_ms = self.stream.pick(&[200, 700, 2_000, 5_000]);
+        let mut at_ms = self.stream.between(0, 2 * mean_pause_ms);
+        while at_ms < self.end_ms {
+            let class = enabled[self.stream.below(enabled.len())];
+            self.draw_fault(class, at_ms);
+            at_ms += self.stream.between(1, 2 * mean_pause_ms);
+        }
+        // Stable: faults of one instant stay in the order in which they were drawn.
+        self.faults.sort_by_key(|fault| fault.at_ms);
+        self.faults
+    }
+
+    fn add(&mut self, at_ms: u64, fault: Fault) {
+        if at_ms < self.end_ms {
+            self.faults.push(TimedFault { at_ms, fault });
+        }
+    }
+
+    fn node(&mut self) -> u64 {
+        self.stream.between(1, self.nodes)
+    }
+
+    /// How long a fault lasts: around the election timeout, where things are decided, or far longer.
+    fn span_ms(&mut self) -> u64 {
+        let timeout = self.election_timeout_ms;
+        match self.stream.weighted(&[2, 3, 1]) {
+            0 => self.stream.between(1, timeout),
+            1 => self.stream.between(timeout, 4 * timeout),
+            _ => self.stream.between(4 * timeout, 20 * timeout),
+        }
+    }
+
+    fn draw_fault(&mut self, class: FaultClass, at_ms: u64) {
+        let node = self.node();
+        let until_ms = at_ms + self.span_ms();
+        match class {
+            FaultClass::Partitions => self.draw_partition(at_ms, until_ms),
+            FaultClass::Crashes => {
+                self.add(at_ms, Fault::Crash { node });
+                self.add(until_ms, Fault::Restart { node });
+            }
+            FaultClass::Kills => {
+                self.add(at_ms, Fault::Kill { node });
+                self.add(until_ms, Fault::Restart { node });
+            }
+            FaultClass::PowerLoss => {
+                self.add(at_ms, Fault::CrashAll);
+                for node in 1..=self.nodes {
+                    let back_ms = at_ms + self.span_ms();
+                    self.add(back_ms, Fault::Restart { node });
+                }
+            }
+            FaultClass::Pauses => {
+                self.add(at_ms, Fault::Pause { node });
+                self.add(until_ms, Fault::Resume { node });
+            }
+            FaultClass::Clocks => self.draw_clock_fault(at_ms, until_ms),
+            FaultClass::SlowDisks => {
+                let by_us = self.stream.pick(&[5_000, 50_000, 500_000, 5_000_000]);
+                self.add(at_ms, Fault::DiskSlow { node, by_us });
+                self.add(until_ms, Fault::DiskSlow { node, by_us: 0 });
+            }
+            FaultClass::DiskErrors => {
+                self.add(at_ms, Fault::DiskError { node });
+                self.add(until_ms, Fault::Restart { node });
+            }
+            FaultClass::FullDisks => {
+                self.add(at_ms, Fault::DiskFull { node });
+                self.add(until_ms, Fault::DiskFree { node });
+                self.add(until_ms, Fault::Restart { node });
+            }
+        }
+    }
+
+    fn draw_partition(&mut self, at_ms: u64, until_ms: u64) {
+        let node = self.node();
+        match self.stream.weighted(&[4, 2, 2, 1, 1, 1]) {
+            0 => {
+                let group = (1..=self.nodes).filter(|_| self.stream.one_in(2)).collect();
+                self.add(at_ms, Fault::Partition { group });
+            }
+            1 => self.add(at_ms, Fault::Partition { group: vec![node] }),
+            2 => {
+                let to = self.node();
+                self.add(at_ms, Fault::OneWay { from: node, to });
+            }
+            3 => self.add(at_ms, Fault::Deafen { node }),
+            4 => self.add(at_ms, Fault::Mute { node }),
+            _ => self.add(at_ms, Fault::HideFromClients { node }),
+        }
+        // Now and then the next partition comes on top of this one.
+        if !self.stream.one_in(4) {
+            self.add(until_ms, Fault::Heal);
+        }
+    }
+
+    fn draw_clock_fault(&mut self, at_ms: u64, until_ms: u64) {
+        let node = self.node();
+        match self.stream.weighted(&[3, 3, 2, 2]) {
+            0 => {
+                let size = i64::try_from(self.stream.skewed(1, 3_600_000)).expect("an hour fits");
+                let by_ms = if self.stream.one_in(2) { size } else { -size };
+                self.add(at_ms, Fault::ClockJump { node, by_ms });
+            }
+            1 => {
+                let ppm = self.stream.pick(&[-200_000, -20_000, -500, 500, 20_000, 200_000]);
+                self.add(at_ms, Fault::ClockRate { node, ppm });
+                self.add(until_ms, Fault::ClockRate { node, ppm: 0 });
+            }
+            2 => self.add(at_ms, Fault::ClockFreeze { node }),
+            _ => self.add(at_ms, Fault::ClockRepair { node }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_seeds_draw_equal_scenarios_and_different_ones_differ() {
+        assert_eq!(Scenario::from_seed(42), Scenario::from_seed(42));
+        assert_ne!(Scenario::from_seed(42), Scenario::from_seed(43));
+    }
+
+    #[test]
+    fn every_fault_class_and_cluster_size_is_drawn_by_some_seed() {
+        let scenarios: Vec<Scenario> = (0..500).map(Scenario::from_seed).collect();
+        for nodes in 1..=5 {
+            assert!(scenarios.iter().any(|scenario| scenario.nodes == nodes), "{nodes} nodes");
+        }
+        let three = scenarios.iter().filter(|scenario| scenario.nodes == 3).count();
+        assert!(three > 250, "{three} of 500 have three nodes");
+        let drawn = |is_it: fn(&Fault) -> bool| {
+            scenarios.iter().any(|scenario| scenario.faults.iter().any(|timed| is_it(&timed.fault)))
+        };
+        assert!(drawn(|fault| matches!(fault, Fault::Partition { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::OneWay { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::CrashAll)));
+        assert!(drawn(|fault| matches!(fault, Fault::Kill { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::Pause { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::ClockJump { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::DiskError { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::DiskFull { .. })));
+        let calm = scenarios.iter().filter(|scenario| scenario.faults.is_empty()).count();
+        assert!(calm > 0, "some seeds break nothing");
+    }
+
+    #[test]
+    fn faults_come_in_the_order_of_time_and_end_with_their_phase() {
+        for seed in 0..200 {
+            let scenario = Scenario::from_seed(seed);
+            assert!(scenario.faults.is_sorted_by_key(|fault| fault.at_ms), "seed {seed}");
+            assert!(scenario.faults.iter().all(|fault| fault.at_ms < scenario.faults_ms));
+        }
+    }
+}
