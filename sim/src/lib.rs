@@ -8,6 +8,8 @@
 pub mod disk;
 pub mod history;
 pub mod lockstep;
+#[cfg(feature = "sim")]
+pub mod madsim;
 pub mod oracle;
 pub mod outcome;
 pub mod scenario;
@@ -15,3 +17,8 @@ pub mod streams;
 pub mod sweep;
 pub mod trace;
 pub mod workload;
+
+#[cfg(all(feature = "sim", not(madsim)))]
+compile_error!(
+    "feature `sim` needs `--cfg madsim`, which .cargo/config.toml sets; build inside the workspace"
+);

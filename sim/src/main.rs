@@ -78,10 +78,21 @@ impl World {
         }
     }
 
+    /// What its build needs.
+    const fn build_flags(self) -> &'static str {
+        match self {
+            Self::Lockstep => "",
+            Self::Madsim => " --features sim",
+        }
+    }
+
     /// How this world runs a scenario.
     fn runner(self) -> Result<fn(&Scenario) -> Outcome, String> {
         match self {
             Self::Lockstep => Ok(lockstep::run_scenario),
+            #[cfg(feature = "sim")]
+            Self::Madsim => Ok(sim::madsim::run_scenario),
+            #[cfg(not(feature = "sim"))]
             Self::Madsim => Err("this build has no madsim world; run it with \
                                  `cargo run -p sim --release --features sim -- ...`"
                 .to_owned()),
@@ -206,9 +217,10 @@ fn run_seeds(
 
 fn failure(outcome: &Outcome, world: World) -> String {
     format!(
-        "seed {}: {}\n  replay: cargo run -p sim --release -- replay {} --world {}",
+        "seed {}: {}\n  replay: cargo run -p sim --release{} -- replay {} --world {}",
         outcome.seed,
         outcome.verdict,
+        world.build_flags(),
         outcome.seed,
         world.name()
     )
@@ -250,8 +262,11 @@ fn replay(seed: u64, world: World, quiet: bool) -> Result<bool, String> {
     let runner = world.runner()?;
     let scenario = Scenario::from_seed(seed);
     let first = sweep::run_guarded(&scenario, runner);
-    let second =
-        if quiet { sweep::run_guarded(&scenario, runner) } else { replay_readably(&scenario) };
+    let second = if quiet {
+        sweep::run_guarded(&scenario, runner)
+    } else {
+        replay_readably(&scenario, world)
+    };
     print_line(&format!("seed {seed}: {}", second.verdict));
     print_line(&verdict_json(&second));
     if first != second {
@@ -264,15 +279,21 @@ fn replay(seed: u64, world: World, quiet: bool) -> Result<bool, String> {
     Ok(second.verdict.is_ok())
 }
 
-/// The lockstep run with its trace on standard output.
-fn replay_readably(scenario: &Scenario) -> Outcome {
-    fn traced(scenario: &Scenario) -> Outcome {
+/// A run with its trace on standard output.
+fn replay_readably(scenario: &Scenario, world: World) -> Outcome {
+    fn standard_output() -> Trace {
         let mut out = std::io::BufWriter::new(std::io::stdout());
         let mut is_read = true;
-        let sink = Box::new(move |line: &str| {
+        Trace::readable(Box::new(move |line: &str| {
             is_read = is_read && writeln!(out, "{line}").is_ok();
-        });
-        lockstep::run_traced(scenario, Trace::readable(sink)).outcome
+        }))
     }
+    let traced: fn(&Scenario) -> Outcome = match world {
+        World::Lockstep => |scenario| lockstep::run_traced(scenario, standard_output()).outcome,
+        #[cfg(feature = "sim")]
+        World::Madsim => |scenario| sim::madsim::run_traced(scenario, standard_output()).outcome,
+        #[cfg(not(feature = "sim"))]
+        World::Madsim => unreachable!("a world without a runner is refused before"),
+    };
     sweep::run_guarded(scenario, traced)
 }

@@ -7,7 +7,7 @@ use core::fmt;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Takes the lines of a readable trace.
-pub type LineSink = Box<dyn FnMut(&str)>;
+pub type LineSink = Box<dyn FnMut(&str) + Send>;
 
 /// Hashes events and, if asked, prints them.
 pub struct Trace {

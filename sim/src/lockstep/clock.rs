@@ -7,13 +7,13 @@
 use engine::time::{Micros, Now};
 
 /// Simulated time 0 on a true wall clock: 2026-01-01 00:00 UTC, microseconds since 1970.
-pub(super) const EPOCH_US: u64 = 1_767_225_600_000_000;
+pub(crate) const EPOCH_US: u64 = 1_767_225_600_000_000;
 
 const MILLION: i64 = 1_000_000;
 
 /// The clocks of one machine.
 #[derive(Clone, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     /// Too fast by so many parts in a million; above -1,000,000.
     rate_ppm: i64,
     /// Where the present rate began: simulated time, and both clocks then.
@@ -27,7 +27,7 @@ impl Clock {
     /// Clocks that run at true speed; the wall clock is `skew_us` ahead, the monotonic one starts
     /// anywhere.
     #[must_use]
-    pub(super) fn new(monotonic_us: u64, skew_us: i64) -> Self {
+    pub(crate) fn new(monotonic_us: u64, skew_us: i64) -> Self {
         let wall_us = i64::try_from(EPOCH_US).expect("2026 fits") + skew_us;
         Self { rate_ppm: 0, since_us: 0, monotonic_us, wall_us, is_wall_frozen: false }
     }
@@ -40,7 +40,7 @@ impl Clock {
 
     /// What the clocks say at a simulated time.
     #[must_use]
-    pub(super) fn now(&self, true_us: u64) -> Now {
+    pub(crate) fn now(&self, true_us: u64) -> Now {
         let elapsed = self.elapsed(true_us);
         let wall_elapsed = if self.is_wall_frozen { 0 } else { elapsed };
         let wall = self.wall_us + i64::try_from(wall_elapsed).expect("runs are short");
@@ -54,7 +54,7 @@ impl Clock {
     /// The earliest simulated time, not before `from_us`, at which the monotonic clock has reached
     /// `deadline`.
     #[must_use]
-    pub(super) fn when(&self, deadline: Micros, from_us: u64) -> u64 {
+    pub(crate) fn when(&self, deadline: Micros, from_us: u64) -> u64 {
         let span = i128::from(deadline.0.saturating_sub(self.monotonic_us));
         let rate = i128::from(MILLION + self.rate_ppm);
         let true_span = (span * i128::from(MILLION) + rate - 1) / rate;
@@ -71,32 +71,32 @@ impl Clock {
     }
 
     /// Both clocks run too fast by `ppm` parts in a million from now on.
-    pub(super) fn set_rate(&mut self, true_us: u64, ppm: i64) {
+    pub(crate) fn set_rate(&mut self, true_us: u64, ppm: i64) {
         self.settle(true_us);
         self.rate_ppm = ppm.max(1 - MILLION);
     }
 
     /// The wall clock jumps.
-    pub(super) fn jump(&mut self, true_us: u64, by_us: i64) {
+    pub(crate) fn jump(&mut self, true_us: u64, by_us: i64) {
         self.settle(true_us);
         self.wall_us = self.wall_us.saturating_add(by_us).max(0);
     }
 
     /// The wall clock stands still.
-    pub(super) fn freeze(&mut self, true_us: u64) {
+    pub(crate) fn freeze(&mut self, true_us: u64) {
         self.settle(true_us);
         self.is_wall_frozen = true;
     }
 
     /// The wall clock tells true time again.
-    pub(super) fn repair(&mut self, true_us: u64) {
+    pub(crate) fn repair(&mut self, true_us: u64) {
         self.settle(true_us);
         self.is_wall_frozen = false;
         self.wall_us = i64::try_from(EPOCH_US + true_us).expect("runs are short");
     }
 
     /// A process starts: its monotonic clock means nothing to the one before.
-    pub(super) fn restart(&mut self, true_us: u64, monotonic_us: u64) {
+    pub(crate) fn restart(&mut self, true_us: u64, monotonic_us: u64) {
         self.settle(true_us);
         self.monotonic_us = monotonic_us;
     }

@@ -5,7 +5,7 @@
 //! Next: `world` for the loop, `faults` for what breaks, `client` and `node` for the actors.
 
 mod client;
-mod clock;
+pub(crate) mod clock;
 mod event;
 mod faults;
 mod network;

@@ -33,7 +33,7 @@ pub struct Replayed {
 }
 
 /// Blocks of an entry's payload with their offsets; `None` in place of what does not parse.
-fn blocks(payload: &[u8]) -> impl Iterator<Item = Option<(usize, &[u8], Block<'_>)>> {
+pub(crate) fn blocks(payload: &[u8]) -> impl Iterator<Item = Option<(usize, &[u8], Block<'_>)>> {
     let mut at = 0;
     core::iter::from_fn(move || {
         if at >= payload.len() {

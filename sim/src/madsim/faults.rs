@@ -1,0 +1,242 @@
+//! Breaking things on time, and repairing everything at the end of the fault phase.
+//!
+//! Owns the links and the lives of processes. A power failure stops a node's tasks where they stand
+//! and drops them at the restart: madsim tells peers of a killed node at once, and of a machine
+//! without power nobody is told.
+
+use super::machine::Process;
+use super::world::{Shared, kind};
+use crate::scenario::Fault;
+use madsim::net::NetSim;
+use madsim::runtime::Handle;
+use madsim::task::NodeId as Host;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest way in a network that was repaired: no leader can be elected if a round trip takes
+/// longer than the election timeout.
+const HEALED_LATENCY_MAX: Duration = Duration::from_millis(2);
+
+/// What faults are done to.
+pub(super) struct Faults {
+    shared: Shared,
+    handle: Handle,
+    net: Arc<NetSim>,
+    /// The nodes, in the order of their numbers.
+    nodes: Vec<Host>,
+    clients: Vec<Host>,
+    cut: BTreeSet<(Host, Host)>,
+}
+
+impl Faults {
+    /// Nothing is broken yet.
+    pub(super) fn new(shared: &Shared, nodes: Vec<Host>, clients: Vec<Host>) -> Self {
+        Self {
+            shared: shared.clone(),
+            handle: Handle::current(),
+            net: NetSim::current(),
+            nodes,
+            clients,
+            cut: BTreeSet::new(),
+        }
+    }
+
+    fn host(&self, node: u64) -> Host {
+        self.nodes[usize::try_from(node - 1).expect("nodes are numbered from 1")]
+    }
+
+    /// Something breaks, or is repaired.
+    pub(super) fn inject(&mut self, ordinal: usize, fault: &Fault) {
+        {
+            let mut world = self.shared.lock();
+            world.event(kind::FAULT, 0, [ordinal as u64, 0]);
+            world.tell("--", ' ', format_args!("{fault:?}"));
+        }
+        match *fault {
+            Fault::Partition { ref group } => self.partition(group),
+            Fault::OneWay { from, to } => self.cut(self.host(from), self.host(to)),
+            Fault::Deafen { node } => self.cut_all(node, |it, other| (other, it)),
+            Fault::Mute { node } => self.cut_all(node, |it, other| (it, other)),
+            Fault::HideFromClients { node } => self.hide(node),
+            Fault::Heal => self.heal(),
+            Fault::Crash { node } => self.crash(node),
+            Fault::CrashAll => (1..=self.nodes.len() as u64).for_each(|node| self.crash(node)),
+            Fault::Kill { node } => self.kill(node),
+            Fault::Restart { node } => self.restart(node),
+            Fault::Pause { node } => self.pause(node),
+            Fault::Resume { node } => self.resume(node),
+            Fault::ClockJump { .. }
+            | Fault::ClockRate { .. }
+            | Fault::ClockFreeze { .. }
+            | Fault::ClockRepair { .. } => self.set_clock(fault),
+            Fault::DiskSlow { node, by_us } => {
+                self.shared.lock().machine(node).disk_slow_us = by_us;
+            }
+            Fault::DiskError { node } => {
+                self.shared.lock().machine(node).fails_next_operation = true;
+            }
+            Fault::DiskFull { node } => self.shared.lock().machine(node).is_disk_full = true,
+            Fault::DiskFree { node } => self.shared.lock().machine(node).is_disk_full = false,
+        }
+    }
+
+    fn set_clock(&self, fault: &Fault) {
+        let mut world = self.shared.lock();
+        let now_us = world.now_us();
+        match *fault {
+            Fault::ClockJump { node, by_ms } => {
+                world.machine(node).clock.jump(now_us, by_ms.saturating_mul(1_000));
+            }
+            Fault::ClockRate { node, ppm } => world.machine(node).clock.set_rate(now_us, ppm),
+            Fault::ClockFreeze { node } => world.machine(node).clock.freeze(now_us),
+            Fault::ClockRepair { node } => world.machine(node).clock.repair(now_us),
+            _ => unreachable!("only faults of clocks come here"),
+        }
+    }
+
+    fn cut(&mut self, from: Host, to: Host) {
+        if from != to && self.cut.insert((from, to)) {
+            self.net.clog_link(from, to);
+        }
+    }
+
+    fn cut_all(&mut self, node: u64, way: fn(Host, Host) -> (Host, Host)) {
+        for other in self.nodes.clone() {
+            let (from, to) = way(self.host(node), other);
+            self.cut(from, to);
+        }
+    }
+
+    /// Cuts off whoever is on the other side. Each client lives beside one of the nodes and shares its
+    /// side: without clients that see only a deposed leader nobody would notice what it still serves.
+    fn partition(&mut self, group: &[u64]) {
+        let count = self.nodes.len();
+        let is_inside = |ordinal: usize| group.contains(&((ordinal % count) as u64 + 1));
+        let sides = |hosts: &[Host]| -> Vec<(Host, bool)> {
+            hosts.iter().copied().zip((0..).map(is_inside)).collect()
+        };
+        let (nodes, mut everybody) = (sides(&self.nodes), sides(&self.clients));
+        everybody.extend(&nodes);
+        for (node, is_node_inside) in nodes {
+            for (other, _) in everybody.iter().filter(|(_, inside)| *inside != is_node_inside) {
+                self.cut(node, *other);
+                self.cut(*other, node);
+            }
+        }
+    }
+
+    fn hide(&mut self, node: u64) {
+        for client in self.clients.clone() {
+            self.cut(self.host(node), client);
+            self.cut(client, self.host(node));
+        }
+    }
+
+    fn heal(&mut self) {
+        for (from, to) in std::mem::take(&mut self.cut) {
+            self.net.unclog_link(from, to);
+        }
+    }
+
+    /// The power fails, if it has not failed before. A process that is gone already loses what its
+    /// machine had not written.
+    fn crash(&mut self, node: u64) {
+        let mut world = self.shared.lock();
+        let is_torn = world.scenario.disk.torn_writes;
+        let machine = world.machine(node);
+        if machine.is_alive() {
+            machine.end_life(Process::PowerLost);
+            self.handle.pause(self.host(node));
+        }
+        world.machine(node).lose_power(is_torn);
+        world.event(kind::STOP, node, [1, 0]);
+    }
+
+    /// The process is killed: its connections end, and what it wrote stays written.
+    fn kill(&mut self, node: u64) {
+        let is_alive = {
+            let mut world = self.shared.lock();
+            let is_alive = world.machine(node).is_alive();
+            if is_alive {
+                world.machine(node).end_life(Process::Killed);
+                world.event(kind::STOP, node, [2, 0]);
+            }
+            is_alive
+        };
+        if is_alive {
+            self.handle.kill(self.host(node));
+        }
+    }
+
+    /// A process that is not there comes back.
+    pub(super) fn restart(&mut self, node: u64) {
+        let is_alive = self.shared.lock().machine(node).is_alive();
+        if !is_alive {
+            // Frees the ports: of a process that ended by itself madsim keeps them.
+            self.handle.kill(self.host(node));
+            self.handle.restart(self.host(node));
+        }
+    }
+
+    fn pause(&mut self, node: u64) {
+        let mut world = self.shared.lock();
+        let machine = world.machine(node);
+        if machine.process == Process::Running {
+            machine.process = Process::Paused;
+            self.handle.pause(self.host(node));
+        }
+    }
+
+    fn resume(&mut self, node: u64) {
+        let mut world = self.shared.lock();
+        let machine = world.machine(node);
+        if machine.process == Process::Paused {
+            machine.process = Process::Running;
+            self.handle.resume(self.host(node));
+        }
+    }
+
+    /// The fault phase is over: everything is repaired.
+    pub(super) fn repair(&mut self) {
+        self.heal();
+        self.net.update_config(|config| {
+            config.packet_loss_rate = 0.0;
+            config.send_latency.start = config.send_latency.start.min(HEALED_LATENCY_MAX / 2);
+            config.send_latency.end = config.send_latency.end.min(HEALED_LATENCY_MAX);
+        });
+        for node in 1..=self.nodes.len() as u64 {
+            {
+                let mut world = self.shared.lock();
+                world.is_healed = true;
+                let now_us = world.now_us();
+                let machine = world.machine(node);
+                machine.is_disk_full = false;
+                machine.fails_next_operation = false;
+                machine.disk_slow_us = 0;
+                machine.clock.repair(now_us);
+                machine.clock.set_rate(now_us, 0);
+                world.event(kind::REPAIR, node, [0, 0]);
+            }
+            self.resume(node);
+            self.restart(node);
+        }
+    }
+
+    /// A node whose failed disk was found out only after the repair gets its restart, too.
+    pub(super) fn restart_failed(&mut self) {
+        for node in 1..=self.nodes.len() as u64 {
+            let process = self.shared.lock().machine(node).process.clone();
+            if let Process::DiskFailed(_) = process {
+                self.restart(node);
+            }
+        }
+    }
+
+    /// Ends all processes, so that nothing of the run is left behind.
+    pub(super) fn end(&self) {
+        for host in self.nodes.iter().chain(&self.clients) {
+            self.handle.kill(host);
+        }
+    }
+}
