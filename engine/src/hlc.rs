@@ -74,15 +74,22 @@ const CATCH_UP_SHARE: u64 = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Clock {
     last: Hlc,
-    /// When on this process's monotonic clock `last` was minted or came in.
-    seen_at: Option<Micros>,
+    reference: Option<Reference>,
+}
+
+/// An instant of this process's monotonic clock and the log time at it. In microseconds: with whole
+/// milliseconds a leader that stamps often would gain or lose a fraction with every stamp.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Reference {
+    monotonic: Micros,
+    log: Micros,
 }
 
 impl Clock {
     /// A clock that has found `last` on its disk, written an unknown time ago.
     #[must_use]
     pub const fn recovered(last: Hlc) -> Self {
-        Self { last, seen_at: None }
+        Self { last, reference: None }
     }
 
     /// The greatest stamp minted or seen.
@@ -94,33 +101,40 @@ impl Clock {
     /// What the log time of an entry made now would be, but for the counter.
     #[must_use]
     pub fn log_millis(&self, now: Now) -> u64 {
-        let wall = now.wall.as_millis().min(WALL_MILLIS_MAX);
-        let Some(seen_at) = self.seen_at else { return wall.max(self.last.millis()) };
-        let elapsed = now.monotonic.since(seen_at);
-        let slowest = self.last.millis() + elapsed.as_millis();
-        let fastest = slowest + (elapsed.0 / CATCH_UP_SHARE).div_ceil(1_000);
+        self.log_time(now).as_millis()
+    }
+
+    fn log_time(&self, now: Now) -> Micros {
+        let wall = now.wall.min(Micros::from_millis(WALL_MILLIS_MAX));
+        let Some(Reference { monotonic, log }) = self.reference else {
+            return wall.max(Micros::from_millis(self.last.millis()));
+        };
+        let elapsed = now.monotonic.since(monotonic);
+        let slowest = log + elapsed;
+        let fastest = slowest + Micros(elapsed.0 / CATCH_UP_SHARE);
         wall.clamp(slowest, fastest)
     }
 
     /// Mints a stamp above all earlier ones.
     pub fn stamp(&mut self, now: Now) -> Hlc {
-        let stamp = self.last.next().max(Hlc::from_millis(self.log_millis(now)));
-        self.see(stamp, now);
-        stamp
+        let log = self.log_time(now);
+        self.last = self.last.next().max(Hlc::from_millis(log.as_millis()));
+        // A full counter has carried into the milliseconds: log time is at least there.
+        let log = log.max(Micros::from_millis(self.last.millis()));
+        self.reference = Some(Reference { monotonic: now.monotonic, log });
+        self.last
     }
 
     /// Learns of a stamp from elsewhere, so that later ones exceed it.
     pub fn observe(&mut self, stamp: Hlc, now: Now) {
-        if stamp > self.last {
-            self.see(stamp, now);
+        if stamp <= self.last {
+            return;
         }
-    }
-
-    fn see(&mut self, stamp: Hlc, now: Now) {
         // Within one millisecond the earlier instant stays the reference: renewing it each time
-        // would lose the fractions, and log time would fall behind under load.
-        if stamp.millis() != self.last.millis() || self.seen_at.is_none() {
-            self.seen_at = Some(now.monotonic);
+        // would lose the fractions.
+        if stamp.millis() != self.last.millis() || self.reference.is_none() {
+            let log = Micros::from_millis(stamp.millis());
+            self.reference = Some(Reference { monotonic: now.monotonic, log });
         }
         self.last = stamp;
     }
@@ -159,6 +173,30 @@ mod tests {
         let mut clock = Clock::default();
         let _ = clock.stamp(at(0, 100_000));
         assert_eq!(clock.stamp(at(8_000, 100_000_000)).millis(), 109_000);
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_ahead_is_followed_as_slowly_by_a_leader_that_stamps_often() {
+        let mut clock = Clock::default();
+        let _ = clock.stamp(at(0, 100_000));
+        let wall = Micros::from_secs(1_000_000);
+        let mut last = Hlc::ZERO;
+        for micros in (0..=8_000_000).step_by(100) {
+            let now = Now { monotonic: Micros(micros), wall, wall_error: Micros::ZERO };
+            last = clock.stamp(now);
+        }
+        assert!((108_900..=109_000).contains(&last.millis()), "{last}");
+    }
+
+    #[test]
+    fn log_time_loses_no_fractions_while_the_wall_clock_is_behind() {
+        let mut clock = Clock::default();
+        let _ = clock.stamp(at(0, 100_000));
+        let mut last = Hlc::ZERO;
+        for micros in (0..=1_900_000).step_by(1_900) {
+            last = clock.stamp(Now { monotonic: Micros(micros), ..Now::default() });
+        }
+        assert_eq!(last.millis(), 101_900);
     }
 
     #[test]
