@@ -111,7 +111,7 @@ impl Progress {
     /// `agreement`. Says whether the rejection is about what was sent last, or is stale.
     pub(super) fn on_rejected(&mut self, previous_index: LogIndex, agreement: LogIndex) -> bool {
         let is_stale = match self.flow {
-            Flow::Probe => previous_index.next() != self.next_index,
+            Flow::Probe => previous_index != self.next_index.previous(),
             Flow::Replicate(_) => previous_index >= self.next_index,
         };
         if is_stale || previous_index <= self.match_index {
