@@ -367,6 +367,11 @@ impl Raft {
             out.push(Output::Send { to, message });
             return;
         }
+        // A message may be lost and the newest of a kind says all, so that one to each member is
+        // enough: what waits is bounded, however long the disk takes.
+        let kind = core::mem::discriminant(&message.body);
+        self.withheld
+            .retain(|older| older.to != to || core::mem::discriminant(&older.message.body) != kind);
         // Kept in the order of their conditions, so that the first one that must wait ends a release.
         let at = self.withheld.partition_point(|withheld| withheld.until <= until);
         self.withheld.insert(at, Withheld { until, to, message });
