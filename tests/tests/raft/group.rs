@@ -1,10 +1,11 @@
 //! A group of Raft members in one thread, in which every delivery, flush, timeout and crash is a
 //! decision of the test. Checks the five safety properties (Figure 3) after each.
 
+use engine::api::Token;
 use engine::hlc::Hlc;
 use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
-use engine::raft::{Membership, Message, Output, Raft, RoleName, Settings};
+use engine::raft::{AppendOutcome, Body, Membership, Message, Output, Raft, RoleName, Settings};
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::storage::{HardState, Persist, Recovered};
 use engine::time::Micros;
@@ -69,6 +70,8 @@ pub(crate) struct Group {
     leaders: BTreeMap<Term, NodeId>,
     /// What was ever committed: index by index.
     committed: Vec<(Term, Hlc)>,
+    /// What was committed when each read of a schedule came in: it must see at least that.
+    read_floors: BTreeMap<Token, LogIndex>,
 }
 
 fn settings(node: u64, members: u64, seed: u64) -> Settings {
@@ -101,6 +104,7 @@ impl Group {
             restarts: 0,
             leaders: BTreeMap::new(),
             committed: Vec::new(),
+            read_floors: BTreeMap::new(),
         }
     }
 
@@ -157,6 +161,13 @@ impl Group {
                 }
             }
             Output::ReadsReady { tokens, index } => {
+                for token in &tokens {
+                    let floor = self.read_floors.get(token).copied().unwrap_or_default();
+                    assert!(
+                        index >= floor,
+                        "read {token:?} at {index} misses what is up to {floor}"
+                    );
+                }
                 let reads = tokens.into_iter().map(|token| (token.0, index));
                 self.member(node).reads.extend(reads);
             }
@@ -187,6 +198,23 @@ impl Group {
             self.append(node);
             self.act(node, |_, _, _| {});
         }
+    }
+
+    /// The leader takes a read, which must see everything that is committed by now.
+    pub(crate) fn read(&mut self, node: u64, token: u64) {
+        let floor = LogIndex(self.committed.len() as u64);
+        self.read_floors.insert(Token(token), floor);
+        self.member(node).raft.read(Token(token));
+        self.turn(node);
+    }
+
+    /// Delivers an answer of `follower` to the leader, in the leader's term.
+    pub(crate) fn answer_append(&mut self, follower: u64, leader: u64, outcome: AppendOutcome) {
+        let term = self.member(leader).raft.term();
+        let message = Message { term, body: Body::AppendResponse { round: 0, outcome } };
+        let at = self.network.len();
+        self.network.push(Packet { from: NodeId(follower), to: NodeId(leader), message });
+        self.deliver(at);
     }
 
     /// The member's next deadline passes. Time is one for all here.

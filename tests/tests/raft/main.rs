@@ -157,8 +157,14 @@ fn an_entry_of_an_older_term_is_not_committed_by_counting() {
     let raft = &group.member(2).raft;
     let old = raft.term_at(LogIndex(2)).expect("it has the old entry");
     assert!(old < raft.term());
-    // It replicates the old entry, and not yet its own: nothing is committed by that.
-    assert!(raft.commit_index() < LogIndex(2));
+    // It replicates the old entry to a quorum, and not yet its own: nothing is committed by that.
+    for follower in [1, 3, 4] {
+        let outcome = AppendOutcome::Matched { match_index: LogIndex(2) };
+        group.answer_append(follower, 2, outcome);
+    }
+    let matched = group.member(2).raft.followers();
+    assert_eq!(matched.iter().filter(|(_, index)| *index == LogIndex(2)).count(), 3);
+    assert!(group.member(2).raft.commit_index() < LogIndex(2));
     group.settle();
     assert!(group.member(2).raft.commit_index() >= LogIndex(3));
 }
@@ -166,22 +172,22 @@ fn an_entry_of_an_older_term_is_not_committed_by_counting() {
 #[test]
 fn a_follower_commits_only_what_the_append_validated() {
     let mut group = Group::new(3);
-    let append = |previous: LogPosition, commit| group::Packet {
-        from: NodeId(1),
+    let append = |from, term, previous: LogPosition, commit, records| group::Packet {
+        from: NodeId(from),
         to: NodeId(2),
         message: Message {
-            term: Term(1),
-            body: Body::Append {
-                previous,
-                commit: LogIndex(commit),
-                round: 0,
-                records: Vec::new(),
-            },
+            term: Term(term),
+            body: Body::Append { previous, commit: LogIndex(commit), round: 0, records },
         },
     };
-    group.network.push(append(LogPosition::default(), 9));
+    let entries = vec![group.record(1, 1), group.record(2, 1)];
+    group.network.push(append(1, 1, LogPosition::default(), 0, entries));
     group.deliver(0);
-    assert_eq!(group.member(2).raft.commit_index(), LogIndex(0));
+    // The leader of term 2 has committed two entries, and only its first is known to be ours.
+    let first = LogPosition { term: Term(1), index: LogIndex(1) };
+    group.network.push(append(3, 2, first, 2, Vec::new()));
+    group.deliver(0);
+    assert_eq!(group.member(2).raft.commit_index(), LogIndex(1));
 }
 
 #[test]
@@ -217,11 +223,57 @@ fn a_new_leader_takes_no_read_before_its_first_commit() {
     group.elect_among(1, &[1, 2, 3]);
     group.member(1).raft.read(Token(5));
     group.turn(1);
+    // All messages arrive and are answered, but no follower's disk has the first entry yet.
+    while !group.network.is_empty() {
+        group.deliver(0);
+    }
+    assert_eq!(group.member(1).raft.commit_index(), LogIndex(0));
     assert!(group.member(1).reads.is_empty());
     group.settle();
     group.time_out(1);
     group.settle();
     assert_eq!(group.member(1).reads.len(), 1);
+}
+
+#[test]
+fn a_rejection_at_the_end_of_all_numbers_is_ignored() {
+    let mut group = Group::new(3);
+    group.elect_among(1, &[1, 2, 3]);
+    let hint = LogPosition::default();
+    let outcome = AppendOutcome::Rejected { previous_index: LogIndex(u64::MAX), hint };
+    group.answer_append(2, 1, outcome);
+    group.settle();
+    assert_eq!(group.member(1).raft.commit_index(), LogIndex(1));
+}
+
+#[test]
+fn what_waits_for_a_stalled_disk_does_not_pile_up() {
+    let mut group = led_by_one(3);
+    // Member 3 learns of a new term, and its disk stands still from then on.
+    let message = Message { term: Term(9), body: Body::VoteResponse { granted: false } };
+    group.network.push(group::Packet { from: NodeId(2), to: NodeId(3), message });
+    group.deliver(0);
+    let heartbeat = |term| Message {
+        term: Term(term),
+        body: Body::Append {
+            previous: LogPosition::default(),
+            commit: LogIndex(0),
+            round: 0,
+            records: Vec::new(),
+        },
+    };
+    for _ in 0..1_000 {
+        for term in [1, 9] {
+            let (from, message) = (NodeId(if term == 9 { 2 } else { 1 }), heartbeat(term));
+            group.network.push(group::Packet { from, to: NodeId(3), message });
+            group.deliver(0);
+        }
+        assert!(group.network.is_empty(), "the answer rests on the term");
+    }
+    group.flush(3, 9);
+    assert_eq!(group.network.len(), 2, "the latest answer to each, and no other");
+    assert_eq!(group.network[0].to, NodeId(1));
+    assert_eq!(group.network[1].to, NodeId(2));
 }
 
 #[test]
@@ -305,8 +357,7 @@ fn perform(group: &mut Group, step: &Step, token: u64) {
         Step::Crash(node, kept) => group.crash(*node, *kept),
         Step::Read(node) => {
             if group.member(*node).raft.is_leader() {
-                group.member(*node).raft.read(Token(token));
-                group.turn(*node);
+                group.read(*node, token);
             }
         }
     }
@@ -315,8 +366,9 @@ fn perform(group: &mut Group, step: &Step, token: u64) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
-    /// Election safety, leader completeness and state machine safety hold after every step, and once
-    /// the faults end the group elects a leader and agrees.
+    /// Election safety, leader completeness and state machine safety hold after every step, reads see
+    /// all that was committed before them, and once the faults end the group elects a leader and
+    /// agrees.
     #[test]
     fn safety_holds_under_every_schedule_and_progress_returns(
         members in 1..=5_u64,
