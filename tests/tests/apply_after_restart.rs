@@ -30,6 +30,21 @@ fn record(term: u64, index: u64) -> Record {
     builder.seal(seed, GROUP, LogIndex(index), Term(term), Hlc(index * 1_000), EntryKind::Tick)
 }
 
+/// An entry that only a newer build could have sealed.
+fn record_of_unknown_blocks(term: u64, index: u64) -> Record {
+    let seed = ChecksumSeed::of(CLUSTER, GROUP);
+    let mut builder = RecordBuilder::default();
+    builder.payload_mut().extend_from_slice(&[1, 0, 0, 0, 99]);
+    let stamp = Hlc(index * 1_000);
+    builder.seal(seed, GROUP, LogIndex(index), Term(term), stamp, EntryKind::Commands)
+}
+
+fn format(disk: &mut SimDisk) {
+    let members = (1..=3).map(|node| (NodeId(node), format!("localhost:{node}"))).collect();
+    let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members };
+    Store::format(disk, &identity).expect("the directory is empty");
+}
+
 fn open(disk: &mut SimDisk) -> Replica<Queues> {
     let limits = Limits::default();
     let config = Config {
@@ -77,9 +92,7 @@ fn applied(effects: &[Effect<Reply>]) -> Vec<(LogIndex, Term)> {
 #[test]
 fn an_entry_that_was_replaced_is_not_applied_though_the_disk_still_has_it() {
     let mut disk = SimDisk::new();
-    let members = (1..=3).map(|node| (NodeId(node), format!("localhost:{node}"))).collect();
-    let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members };
-    Store::format(&mut disk, &identity).expect("the directory is empty");
+    format(&mut disk);
     let mut replica = open(&mut disk);
     let records = vec![record(1, 1), record(1, 2)];
     for job in append(&mut replica, (2, 1), position(0, 0), records, 0) {
@@ -107,9 +120,7 @@ fn an_entry_that_was_replaced_is_not_applied_though_the_disk_still_has_it() {
 fn a_long_log_is_applied_in_turns_that_let_heartbeats_in() {
     const ENTRIES: u64 = 40;
     let mut disk = SimDisk::new();
-    let members = (1..=3).map(|node| (NodeId(node), format!("localhost:{node}"))).collect();
-    let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members };
-    Store::format(&mut disk, &identity).expect("the directory is empty");
+    format(&mut disk);
     let mut replica = open(&mut disk);
     let long = |index| {
         let mut builder = RecordBuilder::default();
@@ -131,4 +142,25 @@ fn a_long_log_is_applied_in_turns_that_let_heartbeats_in() {
     }
     assert!(turns >= 10);
     assert_ne!(replica.next_deadline(), Some(Micros::ZERO));
+}
+
+#[test]
+fn nothing_is_applied_at_or_after_an_entry_that_cannot_be() {
+    let mut disk = SimDisk::new();
+    format(&mut disk);
+    let mut replica = open(&mut disk);
+    let records = vec![record(1, 1), record_of_unknown_blocks(1, 2), record(1, 3)];
+    for job in append(&mut replica, (2, 1), position(0, 0), records, 0) {
+        job.perform(&mut disk).result.expect("the disk works");
+    }
+
+    let mut replica = open(&mut disk);
+    let mut effects = Vec::new();
+    for job in append(&mut replica, (2, 1), position(1, 3), Vec::new(), 3) {
+        let done = job.perform(&mut disk);
+        replica.step(NOW, Input::Disk(done), &mut effects);
+    }
+    assert!(replica.failure().is_some_and(|reason| reason.contains("entry 2")));
+    assert_eq!(applied(&effects), [(LogIndex(1), Term(1))]);
+    assert_eq!(replica.status().applied_index, LogIndex(1));
 }

@@ -33,6 +33,9 @@ impl<S: StateMachine> Engine<S> {
             };
             self.apply_record(&record, effects);
         }
+        if self.failure.is_some() {
+            return;
+        }
         self.answer_ready_queries(effects);
         self.wake_watchers(effects);
     }
@@ -47,7 +50,7 @@ impl<S: StateMachine> Engine<S> {
         self.has_unapplied() && self.raft.cached(self.applied_index.next()).is_some()
     }
 
-    /// Applies the entry after the last applied one.
+    /// Applies the entry after the last applied one; fails for good if it cannot be.
     pub(super) fn apply_record(&mut self, record: &Record, effects: &mut Vec<Effect<S::Reply>>) {
         assert_eq!(record.index(), self.applied_index.next());
         self.apply_budget_bytes = self.apply_budget_bytes.saturating_sub(record.bytes().len());
@@ -57,6 +60,9 @@ impl<S: StateMachine> Engine<S> {
         match record.kind() {
             EntryKind::Noop | EntryKind::Tick => {}
             EntryKind::Commands => self.apply_blocks(entry, record.payload(), effects),
+        }
+        if self.failure.is_some() {
+            return;
         }
         self.applied_index = entry.index;
         let Entry { index, term, stamp: hlc } = entry;

@@ -245,6 +245,9 @@ impl<S: StateMachine> Engine<S> {
                     if is_next && self.raft.term_at(record.index()) == Some(record.term()) {
                         self.apply_record(&record, effects);
                     }
+                    if self.failure.is_some() {
+                        return;
+                    }
                 }
             }
             Purpose::Bodies(fetch) => self.on_bodies_fetched(fetch, records, effects),
