@@ -60,7 +60,10 @@ impl<R> ReadQueue<R> {
         let Some((key, until)) = self.watches.remove(&token) else { return false };
         self.deadlines.remove(&(until, token));
         if let Some(tokens) = self.watchers.get_mut(&key) {
-            tokens.retain(|watcher| *watcher != token);
+            // Whoever is woken or has waited longest stands in front.
+            if let Some(at) = tokens.iter().position(|watcher| *watcher == token) {
+                tokens.remove(at);
+            }
             if tokens.is_empty() {
                 self.watchers.remove(&key);
             }
