@@ -19,8 +19,7 @@ use alloc::vec::Vec;
 impl Raft {
     pub(super) fn become_leader(&mut self, now: Micros) {
         let next_index = self.log.last_index().next();
-        let followers =
-            self.others().into_iter().map(|node| (node, Progress::new(next_index, now)));
+        let followers = self.others().map(|node| (node, Progress::new(next_index, now)));
         self.role = Role::Leader(Leader {
             followers: followers.collect(),
             heartbeat_at: now,

@@ -23,7 +23,7 @@ pub use quorum::{Membership, Tally};
 use crate::api::Token;
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::record::Record;
 use crate::storage::{HardState, IoId, Persist, Recovered};
 use crate::time::Micros;
@@ -377,9 +377,16 @@ impl Raft {
         self.withheld.insert(at, Withheld { until, to, message });
     }
 
-    fn others(&self) -> Vec<NodeId> {
+    /// The other voters, as a copy without allocation: this is asked at every turn of a leader.
+    fn others(&self) -> impl Iterator<Item = NodeId> + use<> {
         let me = self.settings.node;
-        self.settings.membership.voters().filter(|node| *node != me).collect()
+        let mut others = [NodeId::ZERO; 2 * limits::MEMBERS_MAX];
+        let mut count = 0;
+        for node in self.settings.membership.voters().filter(|node| *node != me) {
+            others[count] = node;
+            count += 1;
+        }
+        others.into_iter().take(count)
     }
 }
 
