@@ -36,11 +36,12 @@ impl Raft {
             election_at,
             own_vote_io: self.hard_state_io,
         });
-        // The request states the end of our log, so it waits until that is durable: an election won
-        // by entries that a crash then takes away would break leader completeness (§5.4).
+        // The request states the end of our log, so it waits until that is durable, which it is with
+        // the new term: an election won by entries that a crash then takes away would break leader
+        // completeness (§5.4).
         let last = self.log.last();
         for to in self.others() {
-            self.send_after_everything(to, Body::VoteRequest { last }, out);
+            self.send_after_hard_state(to, Body::VoteRequest { last }, out);
         }
     }
 

@@ -350,18 +350,10 @@ impl Raft {
         out.push(Output::Send { to, message: Message { term: self.term, body } });
     }
 
-    /// Sends what rests on the present term and vote.
+    /// Sends what rests on the present term and vote. The persist that carries them also carries, or
+    /// follows, every entry that was in the log when they changed.
     fn send_after_hard_state(&mut self, to: NodeId, body: Body, out: &mut Vec<Output>) {
-        self.send_after(self.hard_state_io, to, body, out);
-    }
-
-    /// Sends what rests on the whole log as it is now, and on the term and vote.
-    fn send_after_everything(&mut self, to: NodeId, body: Body, out: &mut Vec<Output>) {
-        let log_io = if self.log.has_unissued() { self.log.next_io() } else { self.log.last_io() };
-        self.send_after(self.hard_state_io.max(log_io), to, body, out);
-    }
-
-    fn send_after(&mut self, until: IoId, to: NodeId, body: Body, out: &mut Vec<Output>) {
+        let until = self.hard_state_io;
         let message = Message { term: self.term, body };
         if until <= self.log.durable_io() {
             out.push(Output::Send { to, message });

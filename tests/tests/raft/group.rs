@@ -141,6 +141,7 @@ impl Group {
     fn take(&mut self, node: u64, output: Output) {
         match output {
             Output::Send { to, message } => {
+                self.check_promise(node, to, &message);
                 self.network.push(Packet { from: NodeId(node), to, message });
             }
             Output::Persist(persist) => {
@@ -172,6 +173,34 @@ impl Group {
                 self.member(node).reads.extend(reads);
             }
             Output::ReadsFailed { .. } | Output::Truncated { .. } => {}
+        }
+    }
+
+    /// What a member promises in its present term is on its disk (Figure 2: "updated on stable
+    /// storage before responding"). A promise of an earlier term may have been overtaken since.
+    fn check_promise(&mut self, node: u64, to: NodeId, message: &Message) {
+        let member = self.member(node);
+        if message.term != member.raft.term() {
+            return;
+        }
+        match &message.body {
+            Body::VoteResponse { granted: true } => {
+                let HardState { term, voted_for, .. } = member.image.hard_state;
+                assert_eq!((term, voted_for), (message.term, Some(to)), "a vote is durable");
+            }
+            Body::AppendResponse { outcome: AppendOutcome::Matched { match_index }, .. } => {
+                let durable = LogIndex(member.image.log.len() as u64);
+                assert!(*match_index <= durable, "acknowledged {match_index}, durable {durable}");
+            }
+            Body::VoteRequest { last } => {
+                let durable = LogIndex(member.image.log.len() as u64);
+                assert!(last.index <= durable, "campaigns with {last:?}, durable {durable}");
+            }
+            Body::VoteResponse { granted: false }
+            | Body::AppendResponse { outcome: AppendOutcome::Rejected { .. }, .. }
+            | Body::Append { .. }
+            | Body::PreVoteRequest { .. }
+            | Body::PreVoteResponse { .. } => {}
         }
     }
 

@@ -91,6 +91,13 @@ fn an_acknowledgement_waits_for_the_followers_disk() {
         })
     };
     assert!(!acknowledged(&group, 2));
+    // What a heartbeat is answered with does not run ahead of the disk either.
+    group.time_out(1);
+    group.drop_packets_of(3);
+    while let Some(to_two) = group.network.iter().position(|packet| packet.to.0 == 2) {
+        group.deliver(to_two);
+    }
+    assert!(acknowledged(&group, 1) && !acknowledged(&group, 2));
     group.flush(2, 1);
     assert!(acknowledged(&group, 2));
 }
@@ -286,6 +293,13 @@ fn a_member_that_was_cut_off_does_not_raise_the_term_when_it_is_back() {
         group.settle_among(&[1, 2]);
     }
     assert_eq!(group.member(3).raft.role(), RoleName::PreCandidate);
+    // Its log is as good as any, and yet whoever hears the leader refuses it.
+    let last = LogPosition { term, index: group.member(3).raft.last_index() };
+    let message = Message { term: term.next(), body: Body::PreVoteRequest { last } };
+    group.network.push(group::Packet { from: NodeId(3), to: NodeId(2), message });
+    group.deliver(0);
+    let refused = Message { term, body: Body::PreVoteResponse { granted: false } };
+    assert_eq!(group.network[0].message, refused);
     group.time_out(1);
     group.settle();
     assert_eq!((group.leader(), group.member(1).raft.term()), (Some(1), term));
@@ -294,27 +308,45 @@ fn a_member_that_was_cut_off_does_not_raise_the_term_when_it_is_back() {
 
 #[test]
 fn a_long_log_in_a_low_term_is_elected_over_a_short_log_in_a_high_term() {
+    for terms_ahead in [1, 8] {
+        let mut group = led_by_one(3);
+        group.propose(1);
+        group.drop_packets_of(3);
+        group.settle();
+        // Member 3 missed an entry but learned of a higher term.
+        let high = Term(group.member(1).raft.term().0 + terms_ahead);
+        let message = Message { term: high, body: Body::VoteResponse { granted: false } };
+        group.network.push(group::Packet { from: NodeId(2), to: NodeId(3), message });
+        group.deliver(0);
+        group.settle();
+        group.crash(1, 9);
+        for _ in 0..20 {
+            group.now = group.now + engine::time::Micros::from_millis(200);
+            group.time_out(2);
+            group.drop_packets_of(1);
+            group.settle();
+            if group.leader() == Some(2) {
+                break;
+            }
+        }
+        assert_eq!(group.leader(), Some(2), "{terms_ahead} terms ahead");
+        assert!(group.member(2).raft.term() > high);
+    }
+}
+
+#[test]
+fn a_fetched_entry_that_the_log_has_replaced_is_not_sent() {
     let mut group = led_by_one(3);
     group.propose(1);
-    group.drop_packets_of(3);
-    group.settle();
-    // Member 3 missed an entry but learned of a higher term.
-    let message = Message { term: Term(9), body: Body::VoteResponse { granted: false } };
-    group.network.push(group::Packet { from: NodeId(2), to: NodeId(3), message });
-    group.deliver(0);
     group.settle();
     group.crash(1, 9);
-    for _ in 0..20 {
-        group.now = group.now + engine::time::Micros::from_millis(200);
-        group.time_out(2);
-        group.drop_packets_of(1);
-        group.settle();
-        if group.leader() == Some(2) {
-            break;
-        }
-    }
-    assert_eq!(group.leader(), Some(2));
-    assert!(group.member(2).raft.term() > Term(9));
+    group.elect(1);
+    let (next, term) = (group.member(1).raft.next_index(), group.member(1).raft.term());
+    let stale = group.record(next.0, term.previous().0);
+    let mut out = Vec::new();
+    group.member(1).raft.on_fetched(NodeId(2), vec![stale], &mut out);
+    assert_eq!(out, []);
+    group.member(1).raft.check_invariants();
 }
 
 /// One thing that can happen.
