@@ -323,8 +323,7 @@ fn a_long_log_in_a_low_term_is_elected_over_a_short_log_in_a_high_term() {
         for _ in 0..20 {
             group.now = group.now + engine::time::Micros::from_millis(200);
             group.time_out(2);
-            group.drop_packets_of(1);
-            group.settle();
+            group.settle_among(&[2, 3]);
             if group.leader() == Some(2) {
                 break;
             }
