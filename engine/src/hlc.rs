@@ -3,7 +3,7 @@
 //!
 //! Owns the rule that stamps only rise. Never decides order by itself: order is the log's, and the
 //! leader stamps each entry with `max(clock, last + 1)`, so stamps merely agree with it.
-//! Next: `raft::leader` stamps entries, `queue` measures leases and windows in stamps.
+//! Next: `engine` stamps entries, `queue` measures leases and windows in stamps.
 
 use crate::time::{Micros, Now};
 use bincode::{Decode, Encode};

@@ -2,7 +2,7 @@
 //!
 //! The leader encodes an entry once, with one checksum; followers verify it and store the very same
 //! bytes. Nothing downstream re-encodes. Next: `block` for what a payload of commands contains,
-//! `storage::segment` for how records lie in files.
+//! `storage::format` for how records lie in files.
 //!
 //! ```text
 //!  0        8        12  13  14   16       24       32       40       44    48
