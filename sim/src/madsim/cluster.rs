@@ -24,9 +24,9 @@ use node::{NodeError, Ports};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-/// A pause between two looks at how the cluster does.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Calls that were under way when everything was repaired have longer deadlines than this is short.
+/// A pause between two looks at how the cluster does, microseconds.
+const LOOK_EVERY_US: u64 = 20_000;
+/// Killed tasks are dropped when the runtime next comes round to them.
 const AFTERMATH: Duration = Duration::from_millis(2);
 
 /// Runs a scenario, from the start to the verdict.
@@ -128,7 +128,7 @@ async fn wait_until(shared: &Shared, until_us: u64) -> Result<(), Violation> {
         let Some(left_us) = until_us.checked_sub(now_us).filter(|left_us| *left_us > 0) else {
             return Ok(());
         };
-        sleep(LOOK_EVERY.min(Duration::from_micros(left_us))).await;
+        sleep(Duration::from_micros(left_us.min(LOOK_EVERY_US))).await;
     }
 }
 
@@ -146,7 +146,7 @@ async fn converge(
     let mut is_draining = false;
     loop {
         let now_us = shared.lock().now_us();
-        wait_until(shared, now_us + 20_000).await?;
+        wait_until(shared, now_us + LOOK_EVERY_US).await?;
         let unanswered = actors.iter().map(|actor| (actor.client(), actor.unanswered()));
         let unanswered: Vec<(u64, usize)> =
             unanswered.chain([(probe.client(), probe.unanswered())]).collect();

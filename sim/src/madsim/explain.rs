@@ -92,8 +92,8 @@ impl Call {
 pub(super) struct Effect {
     /// When its entry was first applied anywhere, microseconds.
     pub(super) at_us: u64,
-    index: LogIndex,
-    name: (SessionId, Sequence),
+    pub(super) index: LogIndex,
+    pub(super) name: (SessionId, Sequence),
     /// What it was.
     pub(super) command: Command,
     /// What it gave.
@@ -295,4 +295,38 @@ fn replied(call: &Call, index: LogIndex, reply: &Reply) -> Outcome {
     }
     let messages: Vec<MessageId> = Vec::new();
     Outcome::Replied { index, reply: reply.clone(), messages }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explained(call: &Call) -> Result<History, Violation> {
+        explain(core::slice::from_ref(call), &CommittedLog::default(), &[], 1_000, 10)
+    }
+
+    fn ended(action: Action, end: End) -> Call {
+        let mut call = Call::new(0, action, false, 10);
+        call.conclude(20, end);
+        call
+    }
+
+    #[test]
+    fn an_answer_to_a_command_that_is_not_in_the_log_is_lost() {
+        let purge = Action::Command(Command::Purge { queue: "q".to_owned() });
+        let answered = ended(purge.clone(), End::Answered(Reply::Purged(0)));
+        let violation = explained(&answered).expect_err("the log is empty");
+        assert_eq!(violation.rule, Rule::NothingLost);
+        assert!(explained(&ended(purge.clone(), End::Unknown)).is_ok());
+        assert!(explained(&ended(purge, End::NoEffect("no".to_owned()))).is_ok());
+    }
+
+    #[test]
+    fn a_read_of_what_never_was_is_not_explained() {
+        let get = Query::Get { queue: "q".to_owned(), id: MessageId([1; 16]) };
+        let get = Action::Query(get);
+        assert!(explained(&ended(get.clone(), End::Answered(Reply::Got(None)))).is_ok());
+        let violation = explained(&ended(get, End::Answered(Reply::Available(true))));
+        assert_eq!(violation.expect_err("the queue is empty").rule, Rule::Linearizability);
+    }
 }

@@ -201,3 +201,73 @@ fn told(reply: &Reply) -> Reply {
         other => without_lengths(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::explain::End;
+    use super::*;
+    use engine::ids::{LogIndex, Position, Sequence, SessionId};
+    use engine::queue::{Delivered, ReceiveMode};
+
+    fn receive() -> Command {
+        Command::Receive { queue: "q".to_owned(), max: 1, mode: ReceiveMode::Take }
+    }
+
+    fn received(offsets: &[u32]) -> Reply {
+        let deliveries = offsets.iter().map(|offset| {
+            let position = Position { index: LogIndex(1), offset: *offset };
+            Delivered { position, len: 0, attempt: 1 }
+        });
+        let deliveries = deliveries.collect();
+        Reply::Received { token: LeaseToken::ZERO, until: Hlc::ZERO, deliveries }
+    }
+
+    fn effect(at_us: u64, reply: Reply) -> Effect {
+        let name = (SessionId(1), Sequence(at_us));
+        Effect { at_us, index: LogIndex(at_us), name, command: receive(), reply }
+    }
+
+    fn call(is_waiting: bool, invoked_us: u64, returned_us: u64, end: End) -> Call {
+        let mut call = Call::new(invoked_us, Action::Command(receive()), is_waiting, invoked_us);
+        call.conclude(returned_us, end);
+        call
+    }
+
+    #[test]
+    fn a_vain_attempt_of_a_waiting_receive_leaves_the_effects_of_others_to_them() {
+        let calls = [
+            call(false, 0, 100, End::Answered(received(&[]))),
+            call(true, 50, 60, End::Answered(received(&[7]))),
+        ];
+        let effects =
+            [effect(55, received(&[])), effect(58, received(&[7])), effect(90, received(&[]))];
+        let matched = Matched::new(&calls, &effects);
+        assert_eq!((matched.effect_of(0), matched.effect_of(1)), (Some(2), Some(1)));
+        assert_eq!(matched.others().collect::<Vec<_>>(), [(0, 50)]);
+    }
+
+    #[test]
+    fn a_call_of_unknown_outcome_explains_one_effect_at_any_time_after_it_began() {
+        let calls = [call(false, 50, 60, End::Unknown)];
+        let effects = [effect(40, received(&[1])), effect(900, received(&[2]))];
+        let matched = Matched::new(&calls, &effects);
+        assert_eq!(matched.effect_of(0), Some(1));
+        assert_eq!(matched.owners[0], Owner::Nobody);
+    }
+
+    #[test]
+    fn a_call_of_unknown_outcome_gives_way_to_one_that_was_answered() {
+        let calls =
+            [call(false, 0, 10, End::Unknown), call(false, 30, 60, End::Answered(received(&[2])))];
+        let effects = [effect(50, received(&[2]))];
+        let matched = Matched::new(&calls, &effects);
+        assert_eq!((matched.effect_of(0), matched.effect_of(1)), (None, Some(0)));
+    }
+
+    #[test]
+    fn a_call_that_was_told_it_had_no_effect_explains_none() {
+        let calls = [call(false, 0, 100, End::NoEffect("rejected".to_owned()))];
+        let effects = [effect(50, received(&[1]))];
+        assert_eq!(Matched::new(&calls, &effects).owners, [Owner::Nobody]);
+    }
+}
