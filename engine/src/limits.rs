@@ -46,8 +46,8 @@ pub const INFLIGHT_ENTRIES_MAX: u64 = 256;
 pub const INFLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Uncommitted bytes at which a leader refuses further commands as full.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Records that may be on their way to the leader's own disk before small batches wait and grow.
-pub const UNPERSISTED_RECORDS_MAX: usize = 2;
+/// Records that may be neither durable on the leader nor committed before small batches wait and grow.
+pub const UNSETTLED_RECORDS_MAX: u64 = 2;
 /// Recent records kept in memory for replication and delivery, bytes.
 pub const LOG_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Members of a cluster.

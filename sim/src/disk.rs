@@ -13,7 +13,7 @@
 use bytes::Bytes;
 use engine::storage::disk::{Disk, DiskError, DiskOp, FileName};
 use rand::{Rng, RngExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The unit in which a write tears unless told otherwise, bytes.
 pub const SECTOR_BYTES: u64 = 512;
@@ -406,14 +406,14 @@ impl SimDisk {
 
     /// Frees files that no name leads to and none can lead to again.
     fn forget_nameless_files(&mut self) {
-        let (names, pending) = (&self.names, &self.pending);
-        self.files.retain(|inode, _| {
-            names.values().any(|named| named == inode)
-                || pending.iter().any(|entry| {
-                    entry.inode == *inode
-                        || matches!(entry.undo, Undo::Rename { replaced: Some(old), .. } if old == *inode)
-                })
-        });
+        let mut reachable: BTreeSet<u64> = self.names.values().copied().collect();
+        for entry in &self.pending {
+            reachable.insert(entry.inode);
+            if let Undo::Rename { replaced: Some(old), .. } = entry.undo {
+                reachable.insert(old);
+            }
+        }
+        self.files.retain(|inode, _| reachable.contains(inode));
     }
 
     fn inode(&self, operation: &'static str, file: FileName) -> Result<u64, DiskError> {

@@ -111,9 +111,11 @@ impl<S: StateMachine> Engine<S> {
     }
 
     /// Seals the batch at the end of a turn, unless the disk is busy: then it grows, and the next
-    /// flush carries more.
+    /// flush carries more. A leader whose own disk has stalled goes at the pace of its followers'.
     pub(super) fn seal_batch(&mut self, now: Now) {
-        let is_disk_busy = self.raft.unpersisted() >= limits::UNPERSISTED_RECORDS_MAX;
+        let settled_index = self.raft.durable_index().max(self.raft.commit_index());
+        let unsettled = self.raft.last_index().0 - settled_index.0;
+        let is_disk_busy = unsettled >= limits::UNSETTLED_RECORDS_MAX;
         if !self.proposals.tokens.is_empty() && !is_disk_busy {
             self.seal(now);
         }

@@ -174,11 +174,6 @@ impl Log {
         self.persist_from <= self.last_index
     }
 
-    /// Entries that are not durable yet.
-    pub(super) fn unpersisted(&self) -> usize {
-        usize::try_from(self.last_index.0 - self.durable_index.0).unwrap_or(usize::MAX)
-    }
-
     /// The next persist: all entries that none has carried yet.
     pub(super) fn issue(&mut self, hard_state: HardState) -> Persist {
         let records = self.cached_run(self.persist_from, usize::MAX, usize::MAX);

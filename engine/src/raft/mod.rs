@@ -453,12 +453,6 @@ impl Raft {
         self.log.durable_index()
     }
 
-    /// Entries that are not durable here yet.
-    #[must_use]
-    pub fn unpersisted(&self) -> usize {
-        self.log.unpersisted()
-    }
-
     /// The term of an entry, if it is in the log.
     #[must_use]
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
