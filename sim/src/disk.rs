@@ -497,9 +497,12 @@ impl SimDisk {
         if self.is_sync_lying {
             return;
         }
-        let before = self.pending.len();
+        // Creations, by far the most frequent, leave no file without a name.
+        let takes_names_away = self.pending.iter().any(|entry| {
+            matches!(entry.undo, Undo::Delete | Undo::Rename { .. }) && !entry.is_dropped
+        });
         self.pending.retain(|entry| !entry.undo.is_of_directory() || entry.is_dropped);
-        if self.pending.len() < before {
+        if takes_names_away {
             self.forget_nameless_files();
         }
     }
