@@ -32,7 +32,9 @@ impl World<'_> {
             Event::Applied { index, term, hlc } => {
                 self.trace_applied(node, [index.0, hlc.0]);
                 let applied = Applied { index, term, stamp: hlc };
-                self.committed.applied(now_us, NodeId(node), applied)?;
+                let replica = self.node(node).replica.as_ref();
+                let in_term = replica.map_or(term, |replica| replica.status().term);
+                self.committed.applied(now_us, NodeId(node), in_term, applied)?;
             }
             Event::Truncated { from } => self.trace_other(node, [1, from.0]),
             Event::Fatal { ref reason } => {
@@ -52,7 +54,7 @@ impl World<'_> {
             now_us,
             (machine.id, machine.life),
             machine.role.1,
-            self.committed.log(),
+            &self.committed,
             status.first_index,
             |index| replica.term_at(index),
         )

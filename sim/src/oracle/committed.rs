@@ -22,6 +22,9 @@ pub struct Applied {
 #[derive(Clone, Default, Debug)]
 pub struct Committed {
     log: CommittedLog,
+    /// Of each entry of the log: the term of the node that applied it first. The entry was committed
+    /// in this term or an earlier one.
+    known_in: Vec<Term>,
     /// By index and term: the record, for as long as it may still be committed here first.
     records: BTreeMap<(LogIndex, Term), Record>,
 }
@@ -49,11 +52,18 @@ impl Committed {
         }
     }
 
-    /// A node applied an entry. The first to do so decides; the others must agree.
+    /// A node applied an entry in its present term, `in_term`. The first to do so decides; the others
+    /// must agree.
     ///
     /// # Errors
     /// [`Rule::CommittedStays`] or [`Rule::Stamps`].
-    pub fn applied(&mut self, at_us: u64, node: NodeId, applied: Applied) -> Result<(), Violation> {
+    pub fn applied(
+        &mut self,
+        at_us: u64,
+        node: NodeId,
+        in_term: Term,
+        applied: Applied,
+    ) -> Result<(), Violation> {
         let Applied { index, term, stamp } = applied;
         let violation = |explanation| Err(Violation::new(Rule::CommittedStays, at_us, explanation));
         if let Some(entry) = self.log.entry(index) {
@@ -92,7 +102,14 @@ impl Committed {
         let (kind, payload) = (record.kind(), record.payload_slice(0, payload_len(&record)));
         let payload = payload.expect("a payload contains itself");
         self.log.push(CommittedEntry { index, term, stamp, kind, payload });
+        self.known_in.push(in_term);
         Ok(())
+    }
+
+    /// Entries that were certainly committed before `term`.
+    pub fn committed_before(&self, term: Term) -> impl Iterator<Item = &CommittedEntry> {
+        let entries = self.log.entries().iter().zip(&self.known_in);
+        entries.filter(move |(_, known_in)| **known_in < term).map(|(entry, _)| entry)
     }
 
     /// The committed entries.

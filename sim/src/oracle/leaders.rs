@@ -1,7 +1,8 @@
-//! At most one leader a term (Raft §5.2), and every leader has all committed entries (§5.4).
+//! At most one leader a term (Raft §5.2), and every leader has all entries that were
+//! committed in earlier terms (§5.4).
 
+use super::committed::Committed;
 use super::{Rule, Violation};
-use crate::history::CommittedLog;
 use engine::ids::{LogIndex, NodeId, Term};
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ impl Leaders {
         at_us: u64,
         (node, life): (NodeId, u64),
         term: Term,
-        committed: &CommittedLog,
+        committed: &Committed,
         first_index: LogIndex,
         term_at: impl Fn(LogIndex) -> Option<Term>,
     ) -> Result<(), Violation> {
@@ -35,7 +36,9 @@ impl Leaders {
             );
             return Err(Violation::new(Rule::OneLeader, at_us, explanation));
         }
-        for entry in committed.entries().iter().filter(|entry| entry.index >= first_index) {
+        // What is committed in later terms is no concern of a leader that has not heard of them.
+        let due = committed.committed_before(term);
+        for entry in due.filter(|entry| entry.index >= first_index) {
             let found = term_at(entry.index);
             if found != Some(entry.term) {
                 let explanation = format!(
