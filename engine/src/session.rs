@@ -276,19 +276,19 @@ impl<R: Clone> Sessions<R> {
     /// # Panics
     /// With the name of the invariant that does not hold.
     pub fn check_invariants(&self) {
-        assert!(self.len() <= self.sessions_max, "sessions-are-bounded");
+        assert!(self.len() <= self.sessions_max, "sessions_are_bounded");
         let (mut count, mut active_at) = (0, Hlc::ZERO);
         for session in self.idlest_first() {
             count += 1;
-            assert!(session.active_at >= active_at, "sessions-in-order-of-activity");
+            assert!(session.active_at >= active_at, "sessions_in_order_of_activity");
             active_at = session.active_at;
-            assert!(session.id <= self.id_last, "session-ids-are-minted-here");
+            assert!(session.id <= self.id_last, "session_ids_are_minted_here");
             let found = self.session(session.id).map(Session::id);
-            assert!(found == Some(session.id), "session-is-found-by-its-id");
-            assert!(session.replies.len() <= limits::SESSION_WINDOW, "replies-are-bounded");
-            assert!((session.replies.len() as u64) < session.expected.0, "replies-were-recorded");
+            assert!(found == Some(session.id), "session_is_found_by_its_id");
+            assert!(session.replies.len() <= limits::SESSION_WINDOW, "replies_are_bounded");
+            assert!((session.replies.len() as u64) < session.expected.0, "replies_were_recorded");
         }
-        assert!(count == self.len(), "each-session-is-in-the-order");
+        assert!(count == self.len(), "each_session_is_in_the_order");
     }
 
     fn idlest_first(&self) -> impl Iterator<Item = &Session<R>> {

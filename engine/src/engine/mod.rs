@@ -439,6 +439,7 @@ impl<S: StateMachine> Engine<S> {
     /// With the name of the invariant that does not hold.
     pub fn check_invariants(&self) {
         self.raft.check_invariants();
+        self.sessions.check_invariants();
         assert!(self.applied_index <= self.raft.commit_index(), "applied_within_commit");
         assert!(self.clock.last() >= self.raft.last_stamp(), "clock_at_or_after_log");
         self.proposals.check_invariants(self.raft.is_leader(), self.raft.last_index());

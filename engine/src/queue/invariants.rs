@@ -14,16 +14,16 @@ impl Queues {
     /// # Panics
     /// With the name of the invariant that does not hold.
     pub fn check_invariants(&self) {
-        assert!(self.lines.len() == self.lines_by_name.len(), "each-queue-has-one-name");
+        assert!(self.lines.len() == self.lines_by_name.len(), "each_queue_has_one_name");
         let mut in_queues = 0;
         for (number, line) in (0..).zip(&self.lines) {
-            assert!(self.lines_by_name.get(&line.name) == Some(&number), "each-queue-has-one-name");
+            assert!(self.lines_by_name.get(&line.name) == Some(&number), "each_queue_has_one_name");
             in_queues += line.check_invariants(&self.messages, number);
             self.check_holds(number);
         }
-        assert!(in_queues == self.message_count, "counts-agree");
+        assert!(in_queues == self.message_count, "counts_agree");
         let held: u64 = self.lines.iter().map(|line| line.leased + line.delayed).sum();
-        assert!(held == self.leases.len() as u64, "held-is-leased-or-delayed");
+        assert!(held == self.leases.len() as u64, "held_is_leased_or_delayed");
         self.check_remembered();
     }
 
@@ -32,12 +32,12 @@ impl Queues {
             let slot = &self.messages[number];
             let hold = self.leases.find(self.messages.position(number));
             let is_held = matches!(slot.state(), State::Leased | State::Delayed);
-            assert!(is_held == hold.is_some(), "held-is-leased-or-delayed");
+            assert!(is_held == hold.is_some(), "held_is_leased_or_delayed");
             if let Some(hold) = hold {
-                assert!(hold.slot == number, "hold-names-its-message");
-                assert!(hold.token <= self.token_last, "tokens-rise");
+                assert!(hold.slot == number, "hold_names_its_message");
+                assert!(hold.token <= self.token_last, "tokens_rise");
                 let is_lease = hold.token.0 != 0;
-                assert!(is_lease == (slot.state() == State::Leased), "only-a-lease-has-a-token");
+                assert!(is_lease == (slot.state() == State::Leased), "only_a_lease_has_a_token");
             }
         }
     }
@@ -48,9 +48,9 @@ impl Queues {
         let mut before = Position::default();
         for number in self.dedup.remembered(&self.messages) {
             let slot = &self.messages[number];
-            assert!(slot.is_remembered(), "remembered-is-in-the-window");
+            assert!(slot.is_remembered(), "remembered_is_in_the_window");
             let position = self.messages.position(number);
-            assert!(before < position, "ids-forgotten-in-log-order");
+            assert!(before < position, "ids_forgotten_in_log_order");
             before = position;
             remembered += 1;
             gone += u64::from(slot.state() == State::Gone);
@@ -62,9 +62,9 @@ impl Queues {
             }
         }
         let slots = self.messages.used();
-        assert!(slots == self.dedup.len(), "each-slot-is-found-by-its-id");
-        assert!(slots == self.message_count + gone, "slot-is-in-a-queue-or-remembered");
-        assert!(slots == remembered + past_window, "slot-is-in-a-queue-or-remembered");
+        assert!(slots == self.dedup.len(), "each_slot_is_found_by_its_id");
+        assert!(slots == self.message_count + gone, "slot_is_in_a_queue_or_remembered");
+        assert!(slots == remembered + past_window, "slot_is_in_a_queue_or_remembered");
     }
 
     /// XXH3 over the state in an order that depends on nothing but the log.

@@ -201,38 +201,38 @@ impl Line {
         let (mut before, mut fresh) = (NO_SLOT, NO_SLOT);
         for number in self.after(messages, None) {
             let slot = &messages[number];
-            assert!(slot.queue == queue, "message-in-its-own-queue");
-            assert!(slot.previous == before, "list-links-agree");
+            assert!(slot.queue == queue, "message_in_its_own_queue");
+            assert!(slot.previous == before, "list_links_agree");
             let in_order =
                 before == NO_SLOT || messages.position(before) < messages.position(number);
-            assert!(in_order, "queue-in-order-of-arrival");
+            assert!(in_order, "queue_in_order_of_arrival");
             match slot.state() {
                 State::Available => counts[0] += 1,
                 State::Leased => counts[1] += 1,
                 State::Delayed => counts[2] += 1,
-                State::Gone => panic!("gone-message-in-no-queue"),
+                State::Gone => panic!("gone_message_in_no_queue"),
             }
             if slot.is_fresh() && fresh == NO_SLOT {
                 fresh = number;
             }
-            assert!(slot.is_fresh() == (fresh != NO_SLOT), "fresh-messages-are-the-end");
-            assert!(!slot.is_fresh() || slot.state() == State::Available, "fresh-is-available");
+            assert!(slot.is_fresh() == (fresh != NO_SLOT), "fresh_messages_are_the_end");
+            assert!(!slot.is_fresh() || slot.state() == State::Available, "fresh_is_available");
             let is_returned = !slot.is_fresh() && slot.state() == State::Available;
             let in_returned = self.returned.get(&messages.position(number)) == Some(&number);
-            assert!(is_returned == in_returned, "returned-is-available-and-not-fresh");
+            assert!(is_returned == in_returned, "returned_is_available_and_not_fresh");
             returned += usize::from(is_returned);
             let in_milestones = self.milestones.contains_key(&messages.position(number));
-            assert!(slot.is_milestone() == in_milestones, "milestones-are-in-the-list");
+            assert!(slot.is_milestone() == in_milestones, "milestones_are_in_the_list");
             milestones += usize::from(in_milestones);
             since_milestone = if in_milestones { 0 } else { since_milestone + 1 };
-            assert!(since_milestone < MILESTONE_EVERY, "milestones-are-close");
+            assert!(since_milestone < MILESTONE_EVERY, "milestones_are_close");
             before = number;
         }
-        assert!(before == self.last, "list-links-agree");
-        assert!(fresh == self.fresh, "cursor-at-the-first-fresh-message");
-        assert!(returned == self.returned.len(), "returned-is-available-and-not-fresh");
-        assert!(counts == [self.available, self.leased, self.delayed], "counts-agree");
-        assert!(milestones == self.milestones.len(), "milestones-are-in-the-list");
+        assert!(before == self.last, "list_links_agree");
+        assert!(fresh == self.fresh, "cursor_at_the_first_fresh_message");
+        assert!(returned == self.returned.len(), "returned_is_available_and_not_fresh");
+        assert!(counts == [self.available, self.leased, self.delayed], "counts_agree");
+        assert!(milestones == self.milestones.len(), "milestones_are_in_the_list");
         self.len()
     }
 }

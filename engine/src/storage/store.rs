@@ -264,24 +264,21 @@ impl Store {
     /// # Panics
     /// With the name of the invariant that does not hold.
     pub fn check_invariants(&self) {
-        assert!(self.segment_first <= self.segment_last, "segments are numbered upwards");
-        assert!(self.tail_bytes >= SEGMENT_HEADER_BYTES as u64, "the tail segment has a header");
-        assert_eq!(self.tail_bytes % format::FLUSH_ALIGNMENT as u64, 0, "flushes are aligned");
-        assert!(self.entries.end() <= self.last_index.next(), "readable entries are in the log");
+        assert!(self.segment_first <= self.segment_last, "segments_are_numbered_upwards");
+        assert!(self.tail_bytes >= SEGMENT_HEADER_BYTES as u64, "tail_segment_has_a_header");
+        assert_eq!(self.tail_bytes % format::FLUSH_ALIGNMENT as u64, 0, "flushes_are_aligned");
+        assert!(self.entries.end() <= self.last_index.next(), "readable_entries_within_log");
         let mut next_place = None;
         for slot in self.entries.slots().rev().take(ENTRIES_CHECKED_MAX) {
             let end = (slot.segment(), slot.end());
-            assert!(
-                next_place.is_none_or(|next| end <= next),
-                "a later entry lies later on disk, as the log is only appended to"
-            );
-            assert!(end <= (self.segment_last, self.tail_bytes), "entries lie within the log");
-            assert!(slot.segment() >= self.segment_first, "entries lie in segments that exist");
+            assert!(next_place.is_none_or(|next| end <= next), "later_entries_lie_later_on_disk");
+            assert!(end <= (self.segment_last, self.tail_bytes), "entries_within_written_bytes");
+            assert!(slot.segment() >= self.segment_first, "entries_in_existing_segments");
             next_place = Some((slot.segment(), slot.offset()));
         }
         let mut io = self.under_way.as_ref().map_or(IoId(0), |flush| flush.io);
         for persist in &self.queue {
-            assert!(persist.io > io, "persists become durable in the order of their ids");
+            assert!(persist.io > io, "persists_in_order");
             io = persist.io;
         }
     }

@@ -1,0 +1,95 @@
+//! What the compiler cannot check of the house: that docs and code name the same things.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of the workspace") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Words with underscores that stand between two `mark`s.
+fn names(text: &str, mark: char) -> BTreeSet<String> {
+    let is_name = |word: &&str| {
+        word.contains('_') && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    text.split(mark).skip(1).step_by(2).filter(is_name).map(str::to_owned).collect()
+}
+
+/// Names that assertions of the engine carry as their message.
+fn asserted_names() -> BTreeSet<String> {
+    let mut files = Vec::new();
+    rust_files(&root().join("engine/src"), &mut files);
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = read(&file);
+        for assertion in text.split("assert").skip(1) {
+            let call = assertion.split(");").next().unwrap_or_default();
+            found.extend(names(call, '"'));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_design_lists_every_named_invariant_and_no_other() {
+    let design = read(&root().join("docs/design.md"));
+    let (_, section) = design.split_once("## Invariants").expect("design.md lists them");
+    let section = section.split("\n## ").next().expect("a section");
+    let table: String = section.lines().filter(|line| line.starts_with('|')).collect();
+    let (listed, asserted) = (names(&table, '`'), asserted_names());
+    assert!(asserted.len() > 40, "{asserted:?}");
+    let unlisted: Vec<_> = asserted.difference(&listed).collect();
+    let unknown: Vec<_> = listed.difference(&asserted).collect();
+    assert!(
+        unlisted.is_empty() && unknown.is_empty(),
+        "not in docs: {unlisted:?}; not in code: {unknown:?}"
+    );
+}
+
+#[test]
+fn the_page_on_testing_names_every_suite() {
+    let page = read(&root().join("docs/testing.md"));
+    for folder in ["tests/tests", "node/tests", "client/tests"] {
+        for entry in std::fs::read_dir(root().join(folder)).expect("a folder of suites") {
+            let path = entry.expect("readable").path();
+            let is_suite = path.extension().is_some_and(|ending| ending == "rs")
+                || path.join("main.rs").exists();
+            let stem = path.file_stem().expect("a name").to_string_lossy();
+            let name = format!("`{folder}/{stem}");
+            assert!(!is_suite || page.contains(&name), "docs/testing.md does not name {name}`");
+        }
+    }
+}
+
+#[test]
+fn no_page_of_the_docs_links_to_a_file_that_is_not_there() {
+    let mut pages: Vec<PathBuf> = vec![root().join("README.md")];
+    let docs = std::fs::read_dir(root().join("docs")).expect("docs");
+    pages.extend(docs.map(|entry| entry.expect("readable").path()));
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|e| e == "md")) {
+        let text = read(page);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            let target = page.parent().expect("a folder").join(file);
+            assert!(target.exists(), "{} links to {link}", page.display());
+        }
+    }
+}
