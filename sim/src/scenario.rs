@@ -308,6 +308,19 @@ pub enum Fault {
         /// By whom.
         to: u64,
     },
+    /// Whoever leads at that time is struck, and recovers by itself. Nothing happens while nobody
+    /// leads. What goes wrong around an election goes wrong here.
+    StrikeLeader {
+        /// How.
+        blow: Blow,
+        /// For how long, milliseconds.
+        for_ms: u64,
+    },
+    /// All links of a node work again.
+    Rejoin {
+        /// Which.
+        node: u64,
+    },
     /// A node hears nobody, but is heard.
     Deafen {
         /// Which.
@@ -322,6 +335,17 @@ pub enum Fault {
     HideFromClients {
         /// Which.
         node: u64,
+    },
+    /// Waits for leaders to come to certain points, one after the other. Each is cut off from the
+    /// other nodes in that instant, and all other links work again. Elections that follow one
+    /// another closely, with little replicated in between, are where Raft is won or lost (§5.4.2,
+    /// Figure 8).
+    Ambush {
+        /// The points, the first one first.
+        moments: Vec<Moment>,
+        /// Whether the followers lose power in the same instant and are back at once, and the network
+        /// repeats what nodes sent lately.
+        blink: bool,
     },
     /// All links work again.
     Heal,
@@ -398,6 +422,49 @@ pub enum Fault {
         /// Whose.
         node: u64,
     },
+}
+
+/// A point in the life of a leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// A leader has just been elected.
+    Elected,
+    /// A leader other than the one that was caught last has just committed something.
+    Committed,
+}
+
+/// What a leader is struck with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blow {
+    /// As [`Fault::Crash`].
+    Crash,
+    /// As [`Fault::Kill`].
+    Kill,
+    /// As [`Fault::Pause`].
+    Pause,
+    /// Cut off from all nodes, but not from clients.
+    Isolate,
+    /// As [`Fault::Deafen`].
+    Deafen,
+    /// As [`Fault::Mute`].
+    Mute,
+}
+
+impl Blow {
+    /// The fault that strikes `node`, and the one that ends it.
+    #[must_use]
+    pub fn against(self, node: u64) -> (Fault, Fault) {
+        match self {
+            Self::Crash => (Fault::Crash { node }, Fault::Restart { node }),
+            Self::Kill => (Fault::Kill { node }, Fault::Restart { node }),
+            Self::Pause => (Fault::Pause { node }, Fault::Resume { node }),
+            Self::Isolate => (Fault::Partition { group: vec![node] }, Fault::Rejoin { node }),
+            Self::Deafen => (Fault::Deafen { node }, Fault::Rejoin { node }),
+            Self::Mute => (Fault::Mute { node }, Fault::Rejoin { node }),
+        }
+    }
 }
 
 /// Why a scenario cannot be run.
@@ -558,8 +625,11 @@ impl Fault {
         match self {
             Self::Partition { group } => group.clone(),
             Self::OneWay { from, to } => vec![*from, *to],
-            Self::Heal | Self::CrashAll => Vec::new(),
-            Self::Deafen { node }
+            Self::Ambush { .. } | Self::StrikeLeader { .. } | Self::Heal | Self::CrashAll => {
+                Vec::new()
+            }
+            Self::Rejoin { node }
+            | Self::Deafen { node }
             | Self::Mute { node }
             | Self::HideFromClients { node }
             | Self::Crash { node }

@@ -125,7 +125,8 @@ impl Raft {
                 return;
             }
             let records_max = progress.room_entries(limits).min(limits::APPEND_RECORDS_MAX);
-            let run = self.log.cached_run(first, records_max, limits::APPEND_BYTES_TARGET);
+            let bytes_max = limits::APPEND_BYTES_TARGET.min(limits.inflight_bytes_max);
+            let run = self.log.cached_run(first, records_max, bytes_max);
             self.send_records(to, run, out);
         }
     }

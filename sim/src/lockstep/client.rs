@@ -269,7 +269,14 @@ impl Client {
         let call = Call::Query(Bytes::from(query.encode()));
         let action = Action::Query(query);
         let operation = around.history.invoke(self.id, around.now_us, None, action);
+        // Now and then a read tries its luck elsewhere: a leader that was deposed and does not know
+        // must not answer.
+        let target = self.target;
+        if self.stream.one_in(4) {
+            self.target = self.stream.between(1, self.nodes);
+        }
         self.request(call, Purpose::Query { operation }, around);
+        self.target = target;
     }
 
     fn open_session(&mut self, around: &mut Surroundings<'_>) {
@@ -349,7 +356,9 @@ impl Client {
     ) -> Result<(), Violation> {
         let Some(request) = self.requests.remove(&number) else { return Ok(()) };
         let is_refusal = matches!(response, Response::Rejected(_) | Response::Unknown { .. });
-        if request.is_late && is_refusal {
+        // A read is asked once: nobody learns anything from its refusal.
+        let is_read = matches!(request.purpose, Purpose::Query { .. });
+        if is_refusal && (request.is_late || is_read) {
             return Ok(());
         }
         match (response, request.purpose) {

@@ -2,6 +2,7 @@
 
 use super::client::Call;
 use super::network::Address;
+use crate::scenario::Fault;
 use bytes::Bytes;
 use engine::api::Response;
 use engine::queue::Reply;
@@ -67,6 +68,15 @@ pub(super) enum Event {
     },
     /// The scenario's next fault is due.
     Fault(usize),
+    /// A leader is cut off.
+    Ambush {
+        /// Which node.
+        leader: u64,
+        /// Whether the followers lose power.
+        blink: bool,
+    },
+    /// What a fault has brought with it is due: its end.
+    FollowUp(Fault),
     /// Everything is repaired.
     Repair,
     /// Has the cluster converged?

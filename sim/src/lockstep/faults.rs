@@ -1,11 +1,13 @@
 //! Breaking things on time, and repairing everything at the end of the fault phase.
 
 use super::client::Client;
-use super::node::Standstill;
+use super::event::Event;
+use super::node::{Node, Standstill};
 use super::world::World;
 use crate::oracle::Violation;
-use crate::scenario::Fault;
+use crate::scenario::{Blow, Fault, Moment};
 use crate::workload::{Intent, body_of, mint};
+use engine::engine::RoleName;
 use engine::hlc::Hlc;
 use engine::queue::{Command, Message, ReceiveMode};
 
@@ -13,8 +15,7 @@ use engine::queue::{Command, Message, ReceiveMode};
 const PROBE_QUEUE: &str = "probe";
 
 impl World<'_> {
-    pub(super) fn on_fault(&mut self, ordinal: usize) -> Result<(), Violation> {
-        let fault = self.scenario.faults[ordinal].fault.clone();
+    pub(super) fn on_fault(&mut self, fault: Fault) -> Result<(), Violation> {
         if self.trace.is_read() {
             self.trace.line(self.now_us, "--", ' ', format_args!("{fault:?}"));
         }
@@ -22,9 +23,12 @@ impl World<'_> {
         match fault {
             Fault::Partition { group } => self.links.partition(&group),
             Fault::OneWay { from, to } => self.links.cut(from, to),
+            Fault::StrikeLeader { blow, for_ms } => self.strike_leader(blow, for_ms)?,
+            Fault::Rejoin { node } => self.links.rejoin(node),
             Fault::Deafen { node } => self.links.deafen(node),
             Fault::Mute { node } => self.links.mute(node),
             Fault::HideFromClients { node } => self.links.hide(node),
+            Fault::Ambush { moments, blink } => self.ambush = (moments.into(), blink),
             Fault::Heal => self.links.heal(),
             Fault::Crash { node } => self.crash(node, true),
             Fault::CrashAll => {
@@ -48,6 +52,48 @@ impl World<'_> {
             Fault::DiskFree { node } => self.node(node).is_disk_full = false,
         }
         Ok(())
+    }
+
+    /// A leader was elected, or has committed more: if an ambush waits for that, it is sprung.
+    pub(super) fn spring_ambush(&mut self, leader: u64, moment: Moment) {
+        let (moments, blink) = &mut self.ambush;
+        let is_caught = moment == Moment::Committed && self.ambushed == Some(leader);
+        if moments.front() == Some(&moment) && !is_caught {
+            moments.pop_front();
+            self.ambushed = Some(leader);
+            self.events.push(self.now_us, Event::Ambush { leader, blink: *blink });
+        }
+    }
+
+    /// The leader is cut off, and its followers may lose power and come back.
+    pub(super) fn on_ambush(&mut self, leader: u64, blink: bool) -> Result<(), Violation> {
+        if self.is_healed {
+            return Ok(());
+        }
+        self.tell(leader, format_args!("is cut off, followers lose power: {blink}"));
+        self.links.heal();
+        self.links.partition(&[leader]);
+        for node in (1..=self.scenario.nodes).filter(|node| blink && *node != leader) {
+            let machine = self.node(node);
+            if machine.replica.is_some() && machine.role.0 == RoleName::Follower {
+                self.crash(node, true);
+                self.start_node(node)?;
+            }
+        }
+        if blink {
+            self.repeat_lately_sent();
+        }
+        Ok(())
+    }
+
+    fn strike_leader(&mut self, blow: Blow, for_ms: u64) -> Result<(), Violation> {
+        let leads = |machine: &&Node| machine.is_running() && machine.role.0 == RoleName::Leader;
+        let leaders = self.nodes.iter().filter(leads);
+        let Some(leader) = leaders.max_by_key(|machine| machine.role.1) else { return Ok(()) };
+        let node = leader.id.0;
+        let (fault, end) = blow.against(node);
+        self.events.push(self.now_us + for_ms * 1_000, Event::FollowUp(end));
+        self.on_fault(fault)
     }
 
     fn crash(&mut self, node: u64, is_power_lost: bool) {

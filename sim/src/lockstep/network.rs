@@ -78,6 +78,13 @@ impl Links {
         (1..=NODES_MAX as u64).for_each(|to| self.cut(node, to));
     }
 
+    /// All links of `node` are up again.
+    pub(super) fn rejoin(&mut self, node: u64) {
+        self.cut[at(node)] = [false; NODES_MAX];
+        self.cut.iter_mut().for_each(|row| row[at(node)] = false);
+        self.hidden[at(node)] = false;
+    }
+
     /// Clients don't reach `node`, nor it them.
     pub(super) fn hide(&mut self, node: u64) {
         self.hidden[at(node)] = true;

@@ -6,6 +6,7 @@ use crate::history::Outcome;
 use crate::oracle::committed::{Applied, Indices, check_logs_match};
 use crate::oracle::progress::{ClientState, NodeState, obstacles, stuck};
 use crate::oracle::{self, Violation, nothing_lost};
+use crate::scenario::Moment;
 use engine::engine::RoleName;
 use engine::ids::{LogIndex, NodeId};
 use engine::replica::Event;
@@ -27,6 +28,7 @@ impl World<'_> {
                 self.node(node).role = (role, term);
                 if role == RoleName::Leader {
                     self.check_elected(node)?;
+                    self.spring_ambush(node, Moment::Elected);
                 }
             }
             Event::Applied { index, term, hlc } => {
@@ -72,11 +74,15 @@ impl World<'_> {
             applied: status.applied_index,
         };
         let has_applied = indices.applied != machine.indices.applied;
+        let has_committed = indices.commit > machine.indices.commit;
         machine.indices.advance(now_us, NodeId(node), indices)?;
         if has_applied && oracle::digests::Digests::is_due(indices.applied) {
             replica.machine().check_invariants();
             let digest = replica.machine().digest();
             self.digests.saw(now_us, NodeId(node), indices.applied, digest)?;
+        }
+        if has_committed && status.role == RoleName::Leader {
+            self.spring_ambush(node, Moment::Committed);
         }
         Ok(())
     }

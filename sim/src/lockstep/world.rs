@@ -14,7 +14,7 @@ use crate::oracle::digests::Digests;
 use crate::oracle::leaders::Leaders;
 use crate::oracle::{Rule, Violation};
 use crate::outcome::{Counts, Outcome, Verdict};
-use crate::scenario::{CLUSTER, GROUP, Scenario};
+use crate::scenario::{CLUSTER, GROUP, Moment, Scenario};
 use crate::streams::Stream;
 use crate::trace::Trace;
 use bytes::{Bytes, BytesMut};
@@ -26,9 +26,12 @@ use engine::record::{ChecksumSeed, Record};
 use engine::replica::Effect;
 use engine::storage::disk::{DiskOp, Job};
 use engine::wire::{peer, take_frame};
+use std::collections::VecDeque;
 
 /// A pause between two looks at whether the cluster has converged, microseconds.
 const CHECK_EVERY_US: u64 = 50_000;
+/// Messages among nodes that the network can repeat.
+const SENT_LATELY_MAX: usize = 32;
 /// Turns in a row that come by deadline alone, a microsecond apart, before a node is said to spin.
 const SPIN_TURNS_MAX: u32 = 1_000;
 /// Events after which a run is given up: a hundred times what the busiest drawn scenario needs.
@@ -47,6 +50,12 @@ pub(super) struct World<'s> {
     pub(super) clients: Vec<Client>,
     /// When each client's wake-up is scheduled.
     pub(super) wakes: Vec<Option<u64>>,
+    /// What the next leaders are caught at, and whether their followers blink.
+    pub(super) ambush: (VecDeque<Moment>, bool),
+    /// The last leader that was caught.
+    pub(super) ambushed: Option<u64>,
+    /// What nodes sent to nodes last.
+    sent_lately: VecDeque<(Address, Address, Payload)>,
     pub(super) is_healed: bool,
     pub(super) has_converged: bool,
     pub(super) history: History,
@@ -92,6 +101,9 @@ impl<'s> World<'s> {
             nodes: nodes.collect(),
             wakes: vec![None; clients.len()],
             clients,
+            ambush: (VecDeque::new(), false),
+            sent_lately: VecDeque::new(),
+            ambushed: None,
             is_healed: false,
             has_converged: false,
             history: History::default(),
@@ -184,8 +196,14 @@ impl<'s> World<'s> {
             Event::Wake { client } => self.on_wake(client),
             Event::Fault(ordinal) => {
                 self.trace.event(self.now_us, kind::FAULT, 0, [ordinal as u64, 0]);
-                self.on_fault(ordinal)
+                let fault = self.scenario.faults[ordinal].fault.clone();
+                self.on_fault(fault)
             }
+            Event::FollowUp(fault) => {
+                self.trace.event(self.now_us, kind::FAULT, 1, [0, 0]);
+                self.on_fault(fault)
+            }
+            Event::Ambush { leader, blink } => self.on_ambush(leader, blink),
             Event::Repair => {
                 self.trace.event(self.now_us, kind::REPAIR, 0, [0, 0]);
                 self.repair()?;
@@ -323,7 +341,22 @@ impl<'s> World<'s> {
         self.wishes = wishes;
     }
 
+    /// The network repeats what nodes sent to one another last, as far as the links allow.
+    pub(super) fn repeat_lately_sent(&mut self) {
+        for (from, to, payload) in self.sent_lately.clone() {
+            self.send(from, to, payload);
+        }
+    }
+
     fn send(&mut self, from: Address, to: Address, payload: Payload) {
+        if let (Address::Node(_), Address::Node(_)) = (from, to)
+            && !self.ambush.0.is_empty()
+        {
+            if self.sent_lately.len() == SENT_LATELY_MAX {
+                self.sent_lately.pop_front();
+            }
+            self.sent_lately.push_back((from, to, payload.clone()));
+        }
         match self.links.arrivals(from, to) {
             [None, None] => {}
             [Some(span_us), None] | [None, Some(span_us)] => {

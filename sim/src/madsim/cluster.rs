@@ -13,7 +13,7 @@ use super::{Run, explain};
 use crate::history::History;
 use crate::oracle::progress::{ClientState, obstacles, stuck};
 use crate::oracle::{self, Rule, Violation, nothing_lost};
-use crate::scenario::Scenario;
+use crate::scenario::{Fault, Scenario};
 use crate::trace::Trace;
 use engine::ids::NodeId;
 use engine::queue::Reply;
@@ -21,6 +21,7 @@ use madsim::runtime::Handle;
 use madsim::task::NodeId as Host;
 use madsim_tokio::time::sleep;
 use node::{NodeError, Ports};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -110,9 +111,17 @@ async fn run_faults(
     faults: &mut Faults,
     scenario: &Scenario,
 ) -> Result<(), Violation> {
-    for (ordinal, timed) in scenario.faults.iter().enumerate() {
-        wait_until(shared, timed.at_ms * 1_000).await?;
-        faults.inject(ordinal, &timed.fault);
+    let timed = scenario.faults.iter().enumerate();
+    let timed = timed.map(|(ordinal, timed)| ((timed.at_ms, ordinal), timed.fault.clone()));
+    let mut due: BTreeMap<(u64, usize), Fault> = timed.collect();
+    while let Some(((at_ms, ordinal), fault)) = due.pop_first() {
+        if at_ms >= scenario.faults_ms {
+            break;
+        }
+        wait_until(shared, at_ms * 1_000).await?;
+        if let Some((after_ms, end)) = faults.inject(ordinal, &fault) {
+            due.insert((at_ms + after_ms, ordinal), end);
+        }
     }
     wait_until(shared, scenario.healed_us()).await
 }

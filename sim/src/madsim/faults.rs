@@ -46,8 +46,9 @@ impl Faults {
         self.nodes[usize::try_from(node - 1).expect("nodes are numbered from 1")]
     }
 
-    /// Something breaks, or is repaired.
-    pub(super) fn inject(&mut self, ordinal: usize, fault: &Fault) {
+    /// Something breaks, or is repaired. Says what follows from it by itself, and after how many
+    /// milliseconds.
+    pub(super) fn inject(&mut self, ordinal: usize, fault: &Fault) -> Option<(u64, Fault)> {
         {
             let mut world = self.shared.lock();
             world.event(kind::FAULT, 0, [ordinal as u64, 0]);
@@ -59,6 +60,16 @@ impl Faults {
             Fault::Deafen { node } => self.cut_all(node, |it, other| (other, it)),
             Fault::Mute { node } => self.cut_all(node, |it, other| (it, other)),
             Fault::HideFromClients { node } => self.hide(node),
+            Fault::Ambush { .. } => self.ambush(),
+            Fault::StrikeLeader { blow, for_ms } => {
+                let leader = self.shared.lock().last_leader;
+                return leader.map(|(_, leader)| {
+                    let (fault, end) = blow.against(leader);
+                    self.inject(ordinal, &fault);
+                    (for_ms, end)
+                });
+            }
+            Fault::Rejoin { node } => self.rejoin(node),
             Fault::Heal => self.heal(),
             Fault::Crash { node } => self.crash(node),
             Fault::CrashAll => (1..=self.nodes.len() as u64).for_each(|node| self.crash(node)),
@@ -79,6 +90,7 @@ impl Faults {
             Fault::DiskFull { node } => self.shared.lock().machine(node).is_disk_full = true,
             Fault::DiskFree { node } => self.shared.lock().machine(node).is_disk_full = false,
         }
+        None
     }
 
     fn set_clock(&self, fault: &Fault) {
@@ -123,6 +135,29 @@ impl Faults {
                 self.cut(node, *other);
                 self.cut(*other, node);
             }
+        }
+    }
+
+    /// Cuts off the leader that was elected last. Faults are on a timetable here, so the moment after
+    /// an election is met only by chance, and nobody loses power in it.
+    fn ambush(&mut self) {
+        self.heal();
+        let leader = self.shared.lock().last_leader;
+        if let Some((_, leader)) = leader {
+            self.partition(&[leader]);
+        }
+    }
+
+    /// All links of a node work again.
+    fn rejoin(&mut self, node: u64) {
+        let host = self.host(node);
+        let (again, still) = std::mem::take(&mut self.cut)
+            .into_iter()
+            .partition(|(from, to)| *from == host || *to == host);
+        self.cut = still;
+        let again: BTreeSet<(Host, Host)> = again;
+        for (from, to) in again {
+            self.net.unclog_link(from, to);
         }
     }
 

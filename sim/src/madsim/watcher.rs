@@ -26,6 +26,8 @@ pub(super) struct Watcher {
     node: NodeId,
     life: u64,
     indices: Indices,
+    /// The term that the node told last.
+    term: Term,
     /// The latest term in which this life was seen to lead.
     led: Term,
     /// The digest and the answers of a healing cluster, and after which entry they were true.
@@ -40,6 +42,7 @@ impl Watcher {
             node,
             life,
             indices: Indices::default(),
+            term: Term::ZERO,
             led: Term::ZERO,
             settled: None,
         }
@@ -56,11 +59,12 @@ impl Watcher {
         self.indices.advance(now_us, self.node, indices)?;
         if status.role == RoleName::Leader && status.term > self.led {
             self.led = status.term;
+            world.last_leader = world.last_leader.max(Some((status.term, self.node.0)));
             world.leaders.elected(
                 now_us,
                 (self.node, self.life),
                 status.term,
-                world.committed.log(),
+                &world.committed,
                 status.first_index,
                 |index| replica.term_at(index),
             )?;
@@ -120,13 +124,14 @@ impl Observer for Watcher {
         world.tell(&format!("n{node}"), ' ', format_args!("{event:?}"));
         match event {
             Event::Role { role: _, term, leader } => {
+                self.term = *term;
                 world.event(kind::ROLE, node, [term.0, leader.map_or(0, |leader| leader.0)]);
             }
             Event::Applied { index, term, hlc } => {
                 world.event(kind::APPLIED, node, [index.0, hlc.0]);
                 let now_us = world.now_us();
                 let applied = Applied { index: *index, term: *term, stamp: *hlc };
-                let result = world.committed.applied(now_us, self.node, applied);
+                let result = world.committed.applied(now_us, self.node, self.term, applied);
                 if world.committed.log().last_index().0 > world.applied_us.len() as u64 {
                     world.applied_us.push(now_us);
                 }

@@ -12,6 +12,7 @@ use crate::oracle::leaders::Leaders;
 use crate::outcome::{Counts, Outcome, Verdict};
 use crate::scenario::Scenario;
 use crate::trace::Trace;
+use engine::ids::Term;
 use madsim_tokio::time::Instant;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -41,6 +42,8 @@ pub(super) struct World {
     /// When each committed entry was first applied anywhere, by index from 1, microseconds.
     pub(super) applied_us: Vec<u64>,
     pub(super) leaders: Leaders,
+    /// The highest term that anybody was seen to lead, and who.
+    pub(super) last_leader: Option<(Term, u64)>,
     pub(super) digests: Digests,
     pub(super) calls: Vec<Call>,
     pub(super) trace: Trace,
@@ -65,6 +68,7 @@ impl Shared {
             committed: Committed::default(),
             applied_us: Vec::new(),
             leaders: Leaders::default(),
+            last_leader: None,
             digests: Digests::default(),
             calls: Vec::new(),
             trace,

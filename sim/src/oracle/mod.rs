@@ -3,7 +3,7 @@
 //! Owns the rules and nothing of any world: most read a [`History`], those that a world can feed with
 //! more (committed entries, roles, digests) take plain values. A rule that fails gives a
 //! [`Violation`]. Two kinds: rules over a whole run ([`check_history`]), and rules that watch while
-//! the run goes on ([`watch::Watch`]).
+//! the run goes on ([`committed`], [`digests`], [`leaders`]).
 //!
 //! | rule | file | reads |
 //! |---|---|---|

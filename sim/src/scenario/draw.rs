@@ -5,7 +5,8 @@
 //! anywhere. Never looks at the outcome of a run.
 
 use super::{
-    DiskSettings, EngineSettings, Fault, Mix, Network, Scenario, TimedFault, Turns, Workload,
+    Blow, DiskSettings, EngineSettings, Fault, Mix, Moment, Network, Scenario, TimedFault, Turns,
+    Workload,
 };
 use crate::streams::Stream;
 
@@ -21,9 +22,11 @@ enum FaultClass {
     SlowDisks,
     DiskErrors,
     FullDisks,
+    Elections,
+    Leaders,
 }
 
-const FAULT_CLASSES: [FaultClass; 9] = [
+const FAULT_CLASSES: [FaultClass; 11] = [
     FaultClass::Partitions,
     FaultClass::Crashes,
     FaultClass::Kills,
@@ -33,6 +36,8 @@ const FAULT_CLASSES: [FaultClass; 9] = [
     FaultClass::SlowDisks,
     FaultClass::DiskErrors,
     FaultClass::FullDisks,
+    FaultClass::Elections,
+    FaultClass::Leaders,
 ];
 
 impl Scenario {
@@ -72,7 +77,7 @@ fn draw_engine(stream: &mut Stream) -> EngineSettings {
         engine.batch_bytes_target = stream.pick(&[1, 300, 4_096]);
     }
     if stream.one_in(3) {
-        engine.inflight_entries_max = stream.pick(&[1, 2, 8]);
+        engine.inflight_entries_max = stream.pick(&[1, 1, 2, 8]);
     }
     if stream.one_in(4) {
         engine.inflight_bytes_max = stream.pick(&[1, 1_000, 20_000]);
@@ -188,7 +193,8 @@ impl FaultPlan {
         if enabled.is_empty() {
             return Vec::new();
         }
-        let mean_pause_ms = self.stream.pick(&[200, 700, 2_000, 5_000]);
+        let timeout_ms = self.election_timeout_ms;
+        let mean_pause_ms = self.stream.pick(&[timeout_ms, 200, 700, 2_000, 5_000]);
         let mut at_ms = self.stream.between(0, 2 * mean_pause_ms);
         while at_ms < self.end_ms {
             let class = enabled[self.stream.below(enabled.len())];
@@ -254,12 +260,36 @@ impl FaultPlan {
                 self.add(at_ms, Fault::DiskError { node });
                 self.add(until_ms, Fault::Restart { node });
             }
+            FaultClass::Elections => self.draw_elections(at_ms),
+            FaultClass::Leaders => {
+                let blows = [
+                    Blow::Crash,
+                    Blow::Crash,
+                    Blow::Kill,
+                    Blow::Pause,
+                    Blow::Isolate,
+                    Blow::Deafen,
+                    Blow::Mute,
+                ];
+                let blow = self.stream.pick(&blows);
+                self.add(at_ms, Fault::StrikeLeader { blow, for_ms: until_ms - at_ms });
+            }
             FaultClass::FullDisks => {
                 self.add(at_ms, Fault::DiskFull { node });
                 self.add(until_ms, Fault::DiskFree { node });
                 self.add(until_ms, Fault::Restart { node });
             }
         }
+    }
+
+    /// One leader after the other is cut off as it is elected or as it commits.
+    fn draw_elections(&mut self, at_ms: u64) {
+        let count = self.stream.between(4, 12);
+        let moments = [Moment::Elected, Moment::Elected, Moment::Committed];
+        let moments: Vec<Moment> = (0..count).map(|_| self.stream.pick(&moments)).collect();
+        let blink = self.stream.one_in(2);
+        self.add(at_ms, Fault::Ambush { moments, blink });
+        self.add(at_ms + count * 4 * self.election_timeout_ms, Fault::Heal);
     }
 
     fn draw_partition(&mut self, at_ms: u64, until_ms: u64) {
@@ -332,6 +362,8 @@ mod tests {
         assert!(drawn(|fault| matches!(fault, Fault::ClockJump { .. })));
         assert!(drawn(|fault| matches!(fault, Fault::DiskError { .. })));
         assert!(drawn(|fault| matches!(fault, Fault::DiskFull { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::Ambush { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::StrikeLeader { .. })));
         let calm = scenarios.iter().filter(|scenario| scenario.faults.is_empty()).count();
         assert!(calm > 0, "some seeds break nothing");
     }
