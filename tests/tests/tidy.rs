@@ -61,6 +61,31 @@ fn the_design_lists_every_named_invariant_and_no_other() {
     );
 }
 
+/// What stands between the fences of a module's own documentation.
+fn diagrams(module: &str) -> Vec<String> {
+    let text = read(&root().join("engine/src").join(module));
+    let docs = text.lines().filter_map(|line| line.strip_prefix("//!"));
+    let docs: Vec<&str> = docs.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    let docs = docs.join("\n");
+    let fenced = docs.split("```text\n").skip(1);
+    fenced.filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_design_draws_every_format_as_its_module_does() {
+    let design = read(&root().join("docs/design.md"));
+    for module in ["record.rs", "block.rs", "storage/format.rs", "wire/mod.rs"] {
+        let drawn = diagrams(module);
+        assert!(!drawn.is_empty(), "{module} draws its format");
+        for diagram in drawn {
+            assert!(
+                design.contains(&diagram),
+                "docs/design.md draws otherwise than {module}:\n{diagram}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_page_on_testing_names_every_suite() {
     let page = read(&root().join("docs/testing.md"));
