@@ -1,2 +1,10 @@
-//! Nothing: this package exists for its integration tests, in `tests/tests/`, which span the crates.
-//! What each covers stands in docs/testing.md.
+//! What the integration tests in `tests/tests/` share: Raft members whose every message, flush and
+//! timeout is a decision of the test. What each suite covers stands in docs/testing.md.
+//!
+//! `group` is several members with a network between them; `solo` is one member that is handed its
+//! messages directly; `messages` and `image` make what both need.
+
+pub mod group;
+pub mod image;
+pub mod messages;
+pub mod solo;

@@ -1,13 +1,12 @@
 //! Raft on its public door: the cases that the paper names, and random schedules of everything that
 //! can happen to a group.
 
-mod group;
-
 use engine::api::Token;
 use engine::ids::{LogIndex, NodeId, Term};
 use engine::raft::{AppendOutcome, Body, LogPosition, Message, RoleName};
-use group::Group;
 use proptest::prelude::*;
+use tests::group::{self, Group};
+use tests::image::record;
 
 /// A group in which member 1 leads in its first term and nothing is under way.
 fn led_by_one(members: u64) -> Group {
@@ -132,10 +131,10 @@ fn a_late_completion_never_vouches_for_entries_that_replaced_the_flushed_ones() 
         },
     };
     // Three entries of term 1 are on their way to the disk when a leader of term 2 replaces them.
-    let old = vec![group.record(1, 1), group.record(2, 1), group.record(3, 1)];
+    let old = vec![record(1, 1), record(2, 1), record(3, 1)];
     group.network.push(append(1, 1, old));
     group.deliver(0);
-    let new = vec![group.record(1, 2), group.record(2, 2)];
+    let new = vec![record(1, 2), record(2, 2)];
     group.network.push(append(2, 2, new));
     group.deliver(0);
     group.flush(3, 1);
@@ -187,7 +186,7 @@ fn a_follower_commits_only_what_the_append_validated() {
             body: Body::Append { previous, commit: LogIndex(commit), round: 0, records },
         },
     };
-    let entries = vec![group.record(1, 1), group.record(2, 1)];
+    let entries = vec![record(1, 1), record(2, 1)];
     group.network.push(append(1, 1, LogPosition::default(), 0, entries));
     group.deliver(0);
     // The leader of term 2 has committed two entries, and only its first is known to be ours.
@@ -341,7 +340,7 @@ fn a_fetched_entry_that_the_log_has_replaced_is_not_sent() {
     group.crash(1, 9);
     group.elect(1);
     let (next, term) = (group.member(1).raft.next_index(), group.member(1).raft.term());
-    let stale = group.record(next.0, term.previous().0);
+    let stale = record(next.0, term.previous().0);
     let mut out = Vec::new();
     group.member(1).raft.on_fetched(NodeId(2), vec![stale], &mut out);
     assert_eq!(out, []);

@@ -1,70 +1,52 @@
 //! A group of Raft members in one thread, in which every delivery, flush, timeout and crash is a
 //! decision of the test. Checks the five safety properties (Figure 3) after each.
 
+use crate::image::{self, Image};
 use engine::api::Token;
 use engine::hlc::Hlc;
-use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
+use engine::ids::{LogIndex, NodeId, Term};
 use engine::limits::Limits;
 use engine::raft::{AppendOutcome, Body, Membership, Message, Output, Raft, RoleName, Settings};
-use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
-use engine::storage::{HardState, Persist, Recovered};
+use engine::record::Record;
+use engine::storage::{HardState, Persist};
 use engine::time::Micros;
 use std::collections::BTreeMap;
 
-/// What a member's disk holds for certain.
-#[derive(Clone, Default)]
-struct Image {
-    hard_state: HardState,
-    log: Vec<Record>,
-}
-
-impl Image {
-    fn take(&mut self, persist: &Persist) {
-        self.hard_state = persist.hard_state;
-        if let Some(first) = persist.records.first() {
-            self.log.truncate(first.index().previous().0 as usize);
-            self.log.extend(persist.records.iter().cloned());
-        }
-    }
-
-    fn recovered(&self) -> Recovered {
-        let mut term_runs: Vec<(LogIndex, Term)> = Vec::new();
-        for record in &self.log {
-            if term_runs.last().is_none_or(|(_, term)| *term != record.term()) {
-                term_runs.push((record.index(), record.term()));
-            }
-        }
-        Recovered {
-            hard_state: self.hard_state,
-            term_runs,
-            last_index: LogIndex(self.log.len() as u64),
-            last_stamp: self.log.last().map_or(Hlc::ZERO, Record::hlc),
-            torn_bytes: 0,
-        }
-    }
-}
-
-pub(crate) struct Member {
-    pub(crate) raft: Raft,
-    image: Image,
+/// One of them.
+pub struct Member {
+    /// The member itself.
+    pub raft: Raft,
+    /// What its disk holds for certain.
+    pub image: Image,
     /// Persists under way, oldest first.
-    pub(crate) unsynced: Vec<Persist>,
+    pub unsynced: Vec<Persist>,
     /// Everything this member ever had in its log and did not cut off: what it would read back.
     shadow: Vec<Record>,
-    pub(crate) reads: Vec<(u64, LogIndex)>,
+    /// Reads that may be answered: token, and what must be applied.
+    pub reads: Vec<(u64, LogIndex)>,
+    /// Whether it has crashed and not come back: it hears and does nothing.
+    pub is_down: bool,
 }
 
-pub(crate) struct Packet {
-    pub(crate) from: NodeId,
-    pub(crate) to: NodeId,
-    pub(crate) message: Message,
+/// A message under way.
+#[derive(Debug)]
+pub struct Packet {
+    /// Who sent it.
+    pub from: NodeId,
+    /// To whom.
+    pub to: NodeId,
+    /// What.
+    pub message: Message,
 }
 
-pub(crate) struct Group {
-    pub(crate) members: Vec<Member>,
-    pub(crate) network: Vec<Packet>,
-    pub(crate) now: Micros,
-    seed: ChecksumSeed,
+/// Members 1 to n and everything between them.
+pub struct Group {
+    /// In the order of their ids.
+    pub members: Vec<Member>,
+    /// Messages under way, oldest first.
+    pub network: Vec<Packet>,
+    /// The time, one for all.
+    pub now: Micros,
     proposals: u64,
     restarts: u64,
     leaders: BTreeMap<Term, NodeId>,
@@ -74,7 +56,10 @@ pub(crate) struct Group {
     read_floors: BTreeMap<Token, LogIndex>,
 }
 
-fn settings(node: u64, members: u64, seed: u64) -> Settings {
+/// How the members of every test are set up: elections after 100 to 200 ms, heartbeats each 10 ms,
+/// and bounds that are reached soon.
+#[must_use]
+pub fn settings(node: u64, members: u64, seed: u64) -> Settings {
     Settings {
         node: NodeId(node),
         membership: Membership::new((1..=members).map(NodeId).collect()),
@@ -86,21 +71,31 @@ fn settings(node: u64, members: u64, seed: u64) -> Settings {
 }
 
 impl Group {
-    pub(crate) fn new(members: u64) -> Self {
+    /// Members 1 to `members` with empty disks.
+    #[must_use]
+    pub fn new(members: u64) -> Self {
+        Self::on_disks((0..members).map(|_| Image::default()).collect())
+    }
+
+    /// One member for each disk, started on what it holds.
+    #[must_use]
+    pub fn on_disks(images: Vec<Image>) -> Self {
         let now = Micros::from_secs(1);
-        let member = |node| Member {
-            raft: Raft::new(settings(node, members, node), &Image::default().recovered(), now),
-            image: Image::default(),
+        let members = images.len() as u64;
+        let member = |(image, node): (Image, u64)| Member {
+            raft: Raft::new(settings(node, members, node), &image.recovered(), now),
+            shadow: image.log.clone(),
+            image,
             unsynced: Vec::new(),
-            shadow: Vec::new(),
             reads: Vec::new(),
+            is_down: false,
         };
+        let proposals = images.iter().filter_map(|image| image.log.last()).map(|r| r.hlc().0).max();
         Self {
-            members: (1..=members).map(member).collect(),
+            members: images.into_iter().zip(1..).map(member).collect(),
             network: Vec::new(),
             now,
-            seed: ChecksumSeed::of(ClusterId([7; 16]), GroupId(0)),
-            proposals: 0,
+            proposals: proposals.unwrap_or(0),
             restarts: 0,
             leaders: BTreeMap::new(),
             committed: Vec::new(),
@@ -108,26 +103,30 @@ impl Group {
         }
     }
 
-    pub(crate) fn member(&mut self, node: u64) -> &mut Member {
+    /// Member `node`.
+    pub fn member(&mut self, node: u64) -> &mut Member {
         &mut self.members[node as usize - 1]
     }
 
     /// The leader of the highest term, if there is one.
-    pub(crate) fn leader(&self) -> Option<u64> {
-        let leaders = self.members.iter().filter(|member| member.raft.is_leader());
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        let leads = |member: &&Member| !member.is_down && member.raft.is_leader();
+        let leaders = self.members.iter().filter(leads);
         leaders.max_by_key(|member| member.raft.term()).map(|member| member.raft.node().0)
     }
 
     fn act(&mut self, node: u64, act: impl FnOnce(&mut Raft, Micros, &mut Vec<Output>)) {
+        if self.member(node).is_down {
+            return;
+        }
         let mut out = Vec::new();
         let now = self.now;
-        let last = self.proposals;
         act(&mut self.member(node).raft, now, &mut out);
         if self.member(node).raft.wants_first_entry() {
             self.append(node);
         }
         self.member(node).raft.on_turn(now, &mut out);
-        assert!(self.proposals >= last);
         for output in out {
             self.take(node, output);
         }
@@ -206,23 +205,16 @@ impl Group {
 
     fn append(&mut self, node: u64) {
         self.proposals += 1;
-        let stamp = Hlc(self.proposals);
-        let (seed, raft) = (self.seed, &mut self.member(node).raft);
-        let stamp = stamp.max(raft.last_stamp().next());
-        let record = RecordBuilder::default().seal(
-            seed,
-            GroupId(0),
-            raft.next_index(),
-            raft.term(),
-            stamp,
-            EntryKind::Tick,
-        );
-        raft.append(record);
+        let raft = &self.member(node).raft;
+        let (index, term) = (raft.next_index().0, raft.term().0);
+        let stamp = Hlc(self.proposals).max(self.member(node).raft.last_stamp().next());
+        let record = image::sized_record(index, term, stamp, 0);
+        self.member(node).raft.append(record);
         self.proposals = self.proposals.max(stamp.0);
     }
 
     /// The member appends an entry, if it leads.
-    pub(crate) fn propose(&mut self, node: u64) {
+    pub fn propose(&mut self, node: u64) {
         if self.member(node).raft.is_leader() && !self.member(node).raft.wants_first_entry() {
             self.append(node);
             self.act(node, |_, _, _| {});
@@ -230,7 +222,7 @@ impl Group {
     }
 
     /// The leader takes a read, which must see everything that is committed by now.
-    pub(crate) fn read(&mut self, node: u64, token: u64) {
+    pub fn read(&mut self, node: u64, token: u64) {
         let floor = LogIndex(self.committed.len() as u64);
         self.read_floors.insert(Token(token), floor);
         self.member(node).raft.read(Token(token));
@@ -238,7 +230,7 @@ impl Group {
     }
 
     /// Delivers an answer of `follower` to the leader, in the leader's term.
-    pub(crate) fn answer_append(&mut self, follower: u64, leader: u64, outcome: AppendOutcome) {
+    pub fn answer_append(&mut self, follower: u64, leader: u64, outcome: AppendOutcome) {
         let term = self.member(leader).raft.term();
         let message = Message { term, body: Body::AppendResponse { round: 0, outcome } };
         let at = self.network.len();
@@ -247,28 +239,31 @@ impl Group {
     }
 
     /// The member's next deadline passes. Time is one for all here.
-    pub(crate) fn time_out(&mut self, node: u64) {
+    pub fn time_out(&mut self, node: u64) {
         self.now = self.now.max(self.member(node).raft.next_deadline());
         self.act(node, |_, _, _| {});
     }
 
-    pub(crate) fn turn(&mut self, node: u64) {
+    /// The member's loop turns.
+    pub fn turn(&mut self, node: u64) {
         self.act(node, |_, _, _| {});
     }
 
-    pub(crate) fn deliver(&mut self, packet: usize) {
+    /// The `packet`th message under way arrives; at a member that is down it is lost.
+    pub fn deliver(&mut self, packet: usize) {
         let Packet { from, to, message } = self.network.remove(packet);
         self.act(to.0, |raft, now, out| raft.on_message(from, message, now, out));
     }
 
-    pub(crate) fn duplicate(&mut self, packet: usize) {
+    /// The network makes a second copy of the `packet`th message under way.
+    pub fn duplicate(&mut self, packet: usize) {
         let Packet { from, to, message } = &self.network[packet];
         let copy = Packet { from: *from, to: *to, message: message.clone() };
         self.network.push(copy);
     }
 
     /// The first `count` persists under way become durable and are reported as one.
-    pub(crate) fn flush(&mut self, node: u64, count: usize) {
+    pub fn flush(&mut self, node: u64, count: usize) {
         let member = self.member(node);
         let count = count.min(member.unsynced.len());
         let done: Vec<Persist> = member.unsynced.drain(..count).collect();
@@ -281,29 +276,43 @@ impl Group {
         }
     }
 
+    /// The member dies and comes back; of what was under way the first `kept` persists happen to be
+    /// on the disk.
+    pub fn crash(&mut self, node: u64, kept: usize) {
+        self.kill(node, kept);
+        self.restart(node);
+    }
+
     /// The member dies; of what was under way the first `kept` persists happen to be on the disk.
-    pub(crate) fn crash(&mut self, node: u64, kept: usize) {
-        self.restarts += 1;
-        let (now, count, seed) = (self.now, self.members.len() as u64, self.restarts * 64 + node);
+    pub fn kill(&mut self, node: u64, kept: usize) {
         let member = self.member(node);
         let kept = kept.min(member.unsynced.len());
         for persist in member.unsynced.drain(..).take(kept) {
             member.image.take(&persist);
         }
+        member.reads.clear();
+        member.is_down = true;
+    }
+
+    /// A member that was killed comes back with what its disk holds.
+    pub fn restart(&mut self, node: u64) {
+        self.restarts += 1;
+        let (now, count, seed) = (self.now, self.members.len() as u64, self.restarts * 64 + node);
+        let member = self.member(node);
         let recovered = member.image.recovered();
         member.shadow = member.image.log.clone();
         member.raft = Raft::new(settings(node, count, seed), &recovered, now);
-        member.reads.clear();
+        member.is_down = false;
     }
 
     /// Delivers and flushes everything until nothing moves.
-    pub(crate) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         let everybody: Vec<u64> = (1..=self.members.len() as u64).collect();
         self.settle_among(&everybody);
     }
 
     /// The same while only `reachable` members hear one another and all other messages are lost.
-    pub(crate) fn settle_among(&mut self, reachable: &[u64]) {
+    pub fn settle_among(&mut self, reachable: &[u64]) {
         for _ in 0..10_000 {
             let is_in = |id: NodeId| reachable.contains(&id.0);
             self.network.retain(|packet| is_in(packet.from) && is_in(packet.to));
@@ -322,19 +331,13 @@ impl Group {
         panic!("the group does not come to rest");
     }
 
-    /// The record that a leader of `term` would make at `index`.
-    pub(crate) fn record(&self, index: u64, term: u64) -> Record {
-        let (index, term, stamp) = (LogIndex(index), Term(term), Hlc(index * 100 + term));
-        RecordBuilder::default().seal(self.seed, GroupId(0), index, term, stamp, EntryKind::Tick)
-    }
-
     /// As if `node` had been cut off meanwhile.
-    pub(crate) fn drop_packets_of(&mut self, node: u64) {
+    pub fn drop_packets_of(&mut self, node: u64) {
         self.network.retain(|packet| packet.from.0 != node && packet.to.0 != node);
     }
 
     /// Makes `node` campaign and win, everybody answering.
-    pub(crate) fn elect(&mut self, node: u64) {
+    pub fn elect(&mut self, node: u64) {
         let everybody: Vec<u64> = (1..=self.members.len() as u64).collect();
         self.now = self.now + Micros::from_millis(150);
         self.elect_among(node, &everybody);
@@ -343,7 +346,7 @@ impl Group {
 
     /// Makes `node` campaign and win with the votes of `reachable` members, and stops as soon as it
     /// leads. A member that heard a leader lately refuses, so time must have passed.
-    pub(crate) fn elect_among(&mut self, node: u64, reachable: &[u64]) {
+    pub fn elect_among(&mut self, node: u64, reachable: &[u64]) {
         self.time_out(node);
         for _ in 0..1_000 {
             if self.member(node).raft.is_leader() {
@@ -365,7 +368,7 @@ impl Group {
     fn check_safety(&mut self) {
         for member in &self.members {
             let (node, term) = (member.raft.node(), member.raft.term());
-            if member.raft.is_leader() {
+            if !member.is_down && member.raft.is_leader() {
                 let first = *self.leaders.entry(term).or_insert(node);
                 assert_eq!(first, node, "election safety: two leaders in {term}");
             }
@@ -385,8 +388,8 @@ impl Group {
         }
         // Leader completeness: whoever leads the highest term ever seen has all that was committed.
         let Some((term, node)) = self.leaders.last_key_value() else { return };
-        let leader = &self.members[node.0 as usize - 1].raft;
-        if leader.is_leader() && leader.term() == *term {
+        let Member { raft: leader, is_down, .. } = &self.members[node.0 as usize - 1];
+        if !is_down && leader.is_leader() && leader.term() == *term {
             for (at, (committed, _)) in self.committed.iter().enumerate() {
                 let found = leader.term_at(LogIndex(at as u64 + 1));
                 assert_eq!(found, Some(*committed), "leader completeness");

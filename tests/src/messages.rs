@@ -1,0 +1,81 @@
+//! Messages as other members would send them, in few words.
+
+use engine::ids::{LogIndex, Term};
+use engine::raft::{AppendOutcome, Body, LogPosition, Message};
+use engine::record::Record;
+
+/// The place of an entry; `(0, 0)` is before the first.
+#[must_use]
+pub fn position(term: u64, index: u64) -> LogPosition {
+    LogPosition { term: Term(term), index: LogIndex(index) }
+}
+
+/// A question whether a vote would be given in `term`.
+#[must_use]
+pub fn pre_vote_request(term: u64, last: LogPosition) -> Message {
+    Message { term: Term(term), body: Body::PreVoteRequest { last } }
+}
+
+/// Its answer.
+#[must_use]
+pub fn pre_vote_response(term: u64, granted: bool) -> Message {
+    Message { term: Term(term), body: Body::PreVoteResponse { granted } }
+}
+
+/// A candidate's request, whose log ends at `last`.
+#[must_use]
+pub fn vote_request(term: u64, last: LogPosition) -> Message {
+    Message { term: Term(term), body: Body::VoteRequest { last } }
+}
+
+/// Its answer.
+#[must_use]
+pub fn vote_response(term: u64, granted: bool) -> Message {
+    Message { term: Term(term), body: Body::VoteResponse { granted } }
+}
+
+/// A leader's append of `records` after `previous`, with its commit index.
+#[must_use]
+pub fn append(term: u64, previous: LogPosition, commit: u64, records: Vec<Record>) -> Message {
+    let body = Body::Append { previous, commit: LogIndex(commit), round: 0, records };
+    Message { term: Term(term), body }
+}
+
+/// A follower has everything up to `index`.
+#[must_use]
+pub fn matched(term: u64, index: u64) -> Message {
+    append_response(term, AppendOutcome::Matched { match_index: LogIndex(index) })
+}
+
+/// A follower lacks the entry at `previous`; its own log may agree up to `hint`.
+#[must_use]
+pub fn rejected(term: u64, previous: u64, hint: LogPosition) -> Message {
+    let outcome = AppendOutcome::Rejected { previous_index: LogIndex(previous), hint };
+    append_response(term, outcome)
+}
+
+fn append_response(term: u64, outcome: AppendOutcome) -> Message {
+    Message { term: Term(term), body: Body::AppendResponse { round: 0, outcome } }
+}
+
+/// How a follower answered an append, if the message is that.
+#[must_use]
+pub fn outcome_of(message: &Message) -> Option<AppendOutcome> {
+    match &message.body {
+        Body::AppendResponse { outcome, .. } => Some(*outcome),
+        _ => None,
+    }
+}
+
+/// What an append carries, if the message is one: the place before the entries, the commit index,
+/// and the entries' indexes.
+#[must_use]
+pub fn append_of(message: &Message) -> Option<(LogPosition, u64, Vec<u64>)> {
+    match &message.body {
+        Body::Append { previous, commit, records, .. } => {
+            let indexes = records.iter().map(|record| record.index().0).collect();
+            Some((*previous, commit.0, indexes))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,207 @@
+//! One Raft member that is handed its messages directly, on a disk that is as fast or as slow as the
+//! test wants. For claims about what one member answers; `group` is for what several come to.
+
+use crate::group::settings;
+use crate::image::{Image, sized_record};
+use crate::messages::{pre_vote_response, vote_response};
+use engine::hlc::Hlc;
+use engine::ids::{LogIndex, NodeId, Term};
+use engine::raft::{Message, Output, Raft, RoleName, Settings};
+use engine::storage::{HardState, IoId, Persist};
+use engine::time::Micros;
+
+/// Member 1 of a group whose others are played by the test.
+pub struct Solo {
+    /// The member itself.
+    pub raft: Raft,
+    /// The time.
+    pub now: Micros,
+    /// Whether persists wait for [`Solo::flush`]; otherwise they are durable at once.
+    pub is_disk_slow: bool,
+    /// What it sent since [`Solo::take_sent`]: to whom and what.
+    pub sent: Vec<(u64, Message)>,
+    /// Persists under way, oldest first.
+    pub unsynced: Vec<Persist>,
+    /// What its disk holds for certain.
+    pub image: Image,
+    /// Fetches it asked for: the follower, and the first entry.
+    pub fetches: Vec<(u64, u64)>,
+    /// From where on entries were cut off, in order.
+    pub truncations: Vec<u64>,
+}
+
+impl Solo {
+    /// Member 1 of `members`, with an empty disk.
+    #[must_use]
+    pub fn new(members: u64) -> Self {
+        Self::with_log(members, 0, &[])
+    }
+
+    /// Member 1 of `members`, started in `term` on a log of entries of `terms`.
+    #[must_use]
+    pub fn with_log(members: u64, term: u64, terms: &[u64]) -> Self {
+        Self::on_disk(settings(1, members, 1), Image::with_log(term, terms))
+    }
+
+    /// A member of any settings, started on what the disk holds.
+    #[must_use]
+    pub fn on_disk(settings: Settings, image: Image) -> Self {
+        Self::started(settings, image, Micros::from_secs(1))
+    }
+
+    fn started(settings: Settings, image: Image, now: Micros) -> Self {
+        Self {
+            raft: Raft::new(settings, &image.recovered(), now),
+            now,
+            is_disk_slow: false,
+            sent: Vec::new(),
+            unsynced: Vec::new(),
+            image,
+            fetches: Vec::new(),
+            truncations: Vec::new(),
+        }
+    }
+
+    /// Member 1 of `members` in `role` and `term`, with entries of `terms`, of which the last is of
+    /// an earlier term. A leader has appended, and not yet replicated, the first entry of its term.
+    #[must_use]
+    pub fn in_role(role: RoleName, members: u64, term: u64, terms: &[u64]) -> Self {
+        let is_past_election = matches!(role, RoleName::Candidate | RoleName::Leader);
+        let mut solo = Self::with_log(members, term - u64::from(is_past_election), terms);
+        if role != RoleName::Follower {
+            solo.time_out();
+        }
+        // Every other member says yes until it is enough.
+        for voter in 2..=members {
+            if is_past_election && solo.raft.role() == RoleName::PreCandidate {
+                solo.hear(voter, pre_vote_response(term, true));
+            }
+        }
+        for voter in 2..=members {
+            if role == RoleName::Leader && solo.raft.role() == RoleName::Candidate {
+                solo.hear(voter, vote_response(term, true));
+            }
+        }
+        assert_eq!((solo.raft.role(), solo.raft.term()), (role, Term(term)));
+        solo.sent.clear();
+        solo
+    }
+
+    fn act(&mut self, act: impl FnOnce(&mut Raft, Micros, &mut Vec<Output>)) {
+        let mut out = Vec::new();
+        act(&mut self.raft, self.now, &mut out);
+        if self.raft.wants_first_entry() {
+            self.append_sized(0);
+        }
+        self.raft.on_turn(self.now, &mut out);
+        self.raft.check_invariants();
+        for output in out {
+            match output {
+                Output::Send { to, message } => self.sent.push((to.0, message)),
+                Output::Persist(persist) => self.unsynced.push(persist),
+                Output::Fetch { follower, first } => self.fetches.push((follower.0, first.0)),
+                Output::Truncated { from } => self.truncations.push(from.0),
+                _ => {}
+            }
+        }
+        while !self.is_disk_slow && !self.unsynced.is_empty() {
+            self.flush(1);
+        }
+    }
+
+    /// A message of `from` arrives.
+    pub fn hear(&mut self, from: u64, message: Message) {
+        self.act(|raft, now, out| raft.on_message(NodeId(from), message, now, out));
+    }
+
+    /// A message of `from` arrives; what is sent because of it comes back, and what was sent before
+    /// is dropped.
+    pub fn ask(&mut self, from: u64, message: Message) -> Vec<(u64, Message)> {
+        self.sent.clear();
+        self.hear(from, message);
+        self.take_sent()
+    }
+
+    /// What was sent since this was called last.
+    pub fn take_sent(&mut self) -> Vec<(u64, Message)> {
+        std::mem::take(&mut self.sent)
+    }
+
+    /// The first `count` persists under way become durable and are reported as one.
+    pub fn flush(&mut self, count: usize) {
+        let count = count.min(self.unsynced.len());
+        let done: Vec<Persist> = self.unsynced.drain(..count).collect();
+        for persist in &done {
+            self.image.take(persist);
+        }
+        if let Some(last) = done.last() {
+            self.report(last.io);
+        }
+    }
+
+    /// The disk says that everything up to `io` is durable.
+    pub fn report(&mut self, io: IoId) {
+        self.act(|raft, now, out| raft.on_persisted(io, now, out));
+    }
+
+    /// The member's loop turns, `millis` later.
+    pub fn wait(&mut self, millis: u64) {
+        self.now = self.now + Micros::from_millis(millis);
+        self.act(|_, _, _| {});
+    }
+
+    /// The next deadline passes.
+    pub fn time_out(&mut self) {
+        self.now = self.now.max(self.raft.next_deadline());
+        self.act(|_, _, _| {});
+    }
+
+    /// The member, a leader, appends an entry.
+    pub fn propose(&mut self) {
+        self.propose_sized(0);
+    }
+
+    /// The same with a payload of `payload_bytes`.
+    pub fn propose_sized(&mut self, payload_bytes: usize) {
+        self.append_sized(payload_bytes);
+        self.act(|_, _, _| {});
+    }
+
+    /// Appends without a turn of the loop.
+    pub fn append_sized(&mut self, payload_bytes: usize) {
+        let (index, term) = (self.raft.next_index().0, self.raft.term().0);
+        let stamp = Hlc(index * 100 + term).max(self.raft.last_stamp().next());
+        self.raft.append(sized_record(index, term, stamp, payload_bytes));
+    }
+
+    /// The member dies with what was under way and starts again on what its disk holds.
+    #[must_use]
+    pub fn restarted(self, settings: Settings) -> Self {
+        Self::started(settings, self.image, self.now)
+    }
+
+    /// The terms of all entries, in order.
+    #[must_use]
+    pub fn log(&self) -> Vec<u64> {
+        let term = |index| self.raft.term_at(LogIndex(index)).expect("within the log").0;
+        (1..=self.raft.last_index().0).map(term).collect()
+    }
+
+    /// Role, term and vote.
+    #[must_use]
+    pub fn standing(&self) -> (RoleName, u64, Option<u64>) {
+        (self.raft.role(), self.raft.term().0, self.raft.voted_for().map(|node| node.0))
+    }
+
+    /// The commit index.
+    #[must_use]
+    pub fn commit(&self) -> u64 {
+        self.raft.commit_index().0
+    }
+
+    /// The hard state on its disk.
+    #[must_use]
+    pub fn durable(&self) -> HardState {
+        self.image.hard_state
+    }
+}
