@@ -259,8 +259,12 @@ impl Driver {
                 self.leadership.on_refusal(node, None);
                 REFUSED_PAUSE
             }
+            Rejection::Transferring { to } => {
+                self.leadership.on_refusal(node, Some(*to));
+                REFUSED_PAUSE
+            }
             Rejection::Full { .. } => FULL_PAUSE,
-            Rejection::Malformed { .. } => return,
+            Rejection::Malformed { .. } | Rejection::Change(_) | Rejection::Transfer(_) => return,
         };
         self.paused_until = Some(now + self.entropy.jittered(pause));
     }
@@ -291,6 +295,9 @@ impl Driver {
             Response::SessionOpened(_)
             | Response::SessionClosed
             | Response::Answer { .. }
+            | Response::Stale { .. }
+            | Response::Changed { .. }
+            | Response::Transferred { .. }
             // Blocks are built so that their answers fit.
             | Response::TooLarge { .. }
             | Response::Ready

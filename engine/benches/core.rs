@@ -11,6 +11,7 @@ use engine::engine::{Config, Effect, Engine, Input};
 use engine::ids::{ClusterId, GroupId, MessageId, NodeId, Sequence, SessionId};
 use engine::limits::Limits;
 use engine::queue::{Command, Message, Queues, Reply};
+use engine::raft::Membership;
 use engine::storage::Recovered;
 use engine::time::{Micros, Now};
 use std::collections::VecDeque;
@@ -38,21 +39,16 @@ impl Group {
                 cluster: ClusterId([1; 16]),
                 group: GroupId(0),
                 node: NodeId(node),
-                members: (1..=MEMBERS).map(NodeId).collect(),
+                founding: Membership::new((1..=MEMBERS).map(NodeId).collect()),
+                priority: 0,
+                lease_drift_ppm: None,
                 election_timeout: Micros::from_millis(150),
                 heartbeat_interval: Micros::from_millis(30),
                 limits: Limits::default(),
                 seed: node,
             };
-            let empty = Recovered {
-                hard_state: engine::storage::HardState::default(),
-                term_runs: Vec::new(),
-                last_index: engine::ids::LogIndex(0),
-                last_stamp: engine::hlc::Hlc::ZERO,
-                torn_bytes: 0,
-            };
             let machine = Queues::new(&config.limits);
-            Engine::new(config, machine, &empty, Now::default())
+            Engine::new(config, machine, &Recovered::default(), Now::default())
         };
         let mut group = Self {
             engines: (1..=MEMBERS).map(engine).collect(),
@@ -86,6 +82,8 @@ impl Group {
                 }
                 Effect::Respond { response, .. } => self.answered.push(response),
                 Effect::Fetch(fetch) => panic!("{fetch:?} is in the cache"),
+                // An empty machine, at first, and a short run: never in here.
+                Effect::SaveSnapshot(_) | Effect::ReadSnapshot(_) | Effect::Purge { .. } => {}
                 Effect::Event(_) => {}
             }
         }

@@ -3,8 +3,11 @@
 //! Every token that comes in with a request resolves exactly once with a [`Response`].
 //! Next: `engine` for how requests are served, `wire::client` for how they travel.
 
+use crate::hlc::Hlc;
 use crate::ids::{LogIndex, NodeId, Sequence, SessionId};
+use crate::raft::{ChangeError, ChangeRequest, Membership};
 use crate::time::Micros;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bincode::{Decode, Encode};
 use bytes::Bytes;
@@ -21,6 +24,17 @@ pub enum Request {
     /// Answer from a state that is at least as new as any answer given before this request came in
     /// (linearizable read, thesis §6.4).
     Query(Bytes),
+    /// The same from any member: a follower asks the leader from where on, and answers itself.
+    QueryHere(Bytes),
+    /// Answer at once from what this member has applied, however old; the answer says how old.
+    QueryStale(Bytes),
+    /// Change the membership.
+    Change(ChangeRequest),
+    /// Hand leadership over, to this voter or to the best.
+    Transfer {
+        /// To whom.
+        to: Option<NodeId>,
+    },
     /// Answer as soon as what the query describes can be had, at the latest at `until` on the
     /// monotonic clock. A hint and not a promise: another client may be faster.
     Watch {
@@ -55,6 +69,29 @@ pub enum Response<R> {
         reply: R,
         /// The payload parts that the reply refers to, in order.
         bodies: Vec<Bytes>,
+    },
+    /// A stale read's answer.
+    Stale {
+        /// The entry after which the answer was true.
+        at: LogIndex,
+        /// That entry's stamp.
+        log_time: Hlc,
+        /// The answer.
+        reply: R,
+        /// The payload parts that the reply refers to, in order.
+        bodies: Vec<Bytes>,
+    },
+    /// The membership is changed, and the change committed, by the voters that it leaves.
+    Changed {
+        /// The entry that ended the change; for a repetition, the one that made the membership.
+        index: LogIndex,
+        /// The membership since.
+        membership: Box<Membership>,
+    },
+    /// Another member leads.
+    Transferred {
+        /// Which.
+        leader: NodeId,
     },
     /// A command of the block, the `command`th, is invalid. Nothing of the block took effect.
     Invalid {
@@ -130,6 +167,18 @@ pub enum Rejection {
         /// What is wrong.
         reason: alloc::string::String,
     },
+    /// Leadership is being handed over; the next leader will serve this.
+    #[error("leadership is being handed over to node {to}; ask it in a moment")]
+    Transferring {
+        /// To whom.
+        to: NodeId,
+    },
+    /// The membership cannot be changed as asked, or not now.
+    #[error("{0}")]
+    Change(ChangeError),
+    /// Leadership cannot be handed over as asked.
+    #[error("{0}")]
+    Transfer(TransferError),
     /// The node is shutting down.
     #[error("this node is shutting down; ask another")]
     ShuttingDown,
@@ -142,6 +191,34 @@ pub enum Bounded {
     UncommittedBytes,
     /// Requests that wait for their answer.
     WaitingRequests,
+    /// Bytes of queries and watches that wait for their answer.
+    WaitingBytes,
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Encode, Decode, thiserror::Error)]
+pub enum TransferError {
+    /// Not a member that votes.
+    #[error("node {to} does not vote and cannot lead; name a voter")]
+    NotAVoter {
+        /// Which.
+        to: NodeId,
+    },
+    /// Nobody to hand over to.
+    #[error("no other voter is within reach, has caught up and is fit to lead; retry when one is")]
+    NoCandidate,
+    /// It did not take over in time, and this node leads on.
+    #[error("node {to} did not take over within an election timeout; this node leads on")]
+    TimedOut {
+        /// Which.
+        to: NodeId,
+    },
+    /// Another transfer began meanwhile.
+    #[error("a transfer to node {to} took its place")]
+    Replaced {
+        /// To whom.
+        to: NodeId,
+    },
 }
 
 impl core::fmt::Display for Bounded {
@@ -149,6 +226,7 @@ impl core::fmt::Display for Bounded {
         f.write_str(match self {
             Self::UncommittedBytes => "uncommitted bytes",
             Self::WaitingRequests => "waiting requests",
+            Self::WaitingBytes => "bytes of waiting requests",
         })
     }
 }

@@ -50,8 +50,10 @@ pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const UNSETTLED_RECORDS_MAX: u64 = 2;
 /// Recent records kept in memory for replication and delivery, bytes.
 pub const LOG_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Members of a cluster.
-pub const MEMBERS_MAX: usize = 7;
+/// Voters of a cluster. A change that would make more is refused.
+pub const VOTERS_MAX: usize = 7;
+/// Members of a cluster: voters, those that were voters until a change is done, and learners.
+pub const MEMBERS_MAX: usize = 2 * VOTERS_MAX;
 /// Sessions; when one more opens, the one that was idle longest (in log time) is expired.
 pub const SESSIONS_MAX: usize = 100_000;
 /// Commands of one session that may be unanswered; also the replies remembered for it.
@@ -62,6 +64,15 @@ pub const WAITING_REQUESTS_MAX: usize = 65_536;
 pub const CONNECTION_OUTBOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Connections of clients to one node; further ones are refused.
 pub const CLIENT_CONNECTIONS_MAX: usize = 10_000;
+/// Bytes of entries since the last snapshot at which the next is made, or as many as that snapshot
+/// has, if these are more: so that snapshots never cost more than the log itself.
+pub const SNAPSHOT_LOG_BYTES: u64 = 64 * 1024 * 1024;
+/// Most bytes of a snapshot in one message, and in one piece of the job that writes it.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Largest snapshot, bytes. A follower refuses a larger one instead of running out of memory.
+pub const SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Bytes of queries and watches that wait on a member; further ones are refused as full.
+pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest segment file, bytes; a record that does not fit opens the next segment.
 pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -87,6 +98,7 @@ const _: () = {
     assert!(BATCH_BYTES_TARGET <= APPEND_BYTES_TARGET);
     assert!(LOG_CACHE_BYTES_MAX >= 2 * RECORD_PAYLOAD_BYTES_MAX);
     assert!(SESSION_WINDOW >= COMMANDS_PER_BLOCK_MAX);
+    assert!(SNAPSHOT_CHUNK_BYTES_MAX < FRAME_BYTES_MAX - FRAME_HEAD_BYTES_MAX);
     // A follower must hear several heartbeats within its shortest timeout (§5.6).
     assert!(HEARTBEAT_INTERVAL_DEFAULT.0 * 4 < ELECTION_TIMEOUT_DEFAULT.0);
 };
@@ -115,6 +127,12 @@ pub struct Limits {
     pub dedup_window_millis: u64,
     /// Largest segment file, bytes.
     pub segment_bytes_max: u64,
+    /// Bytes of entries since the last snapshot at which the next is made.
+    pub snapshot_log_bytes: u64,
+    /// Most bytes of a snapshot in one message.
+    pub snapshot_chunk_bytes_max: usize,
+    /// Bytes of queries and watches that wait on a member.
+    pub waiting_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -130,6 +148,9 @@ impl Default for Limits {
             waiting_requests_max: WAITING_REQUESTS_MAX,
             dedup_window_millis: DEDUP_WINDOW_MILLIS_DEFAULT,
             segment_bytes_max: SEGMENT_BYTES_MAX,
+            snapshot_log_bytes: SNAPSHOT_LOG_BYTES,
+            snapshot_chunk_bytes_max: SNAPSHOT_CHUNK_BYTES_MAX,
+            waiting_bytes_max: WAITING_BYTES_MAX,
         }
     }
 }

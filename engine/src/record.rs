@@ -57,6 +57,8 @@ pub enum EntryKind {
     Commands = 2,
     /// Moves log time on, so that leases and windows expire without traffic; no payload.
     Tick = 3,
+    /// Another membership: all of it; see `raft::Membership`.
+    Membership = 4,
 }
 
 impl EntryKind {
@@ -65,6 +67,7 @@ impl EntryKind {
             1 => Some(Self::Noop),
             2 => Some(Self::Commands),
             3 => Some(Self::Tick),
+            4 => Some(Self::Membership),
             _ => None,
         }
     }
@@ -106,7 +109,7 @@ pub enum RecordError {
 }
 
 /// A whole, verified record. Cloning it shares the bytes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Record {
     index: LogIndex,
     term: Term,

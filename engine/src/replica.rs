@@ -168,6 +168,9 @@ impl<S: StateMachine> Replica<S> {
         for effect in scratch.drain(..) {
             match effect {
                 engine::Effect::Persist(persist) => self.store.persist(persist),
+                engine::Effect::SaveSnapshot(_)
+                | engine::Effect::ReadSnapshot(_)
+                | engine::Effect::Purge { .. } => {}
                 engine::Effect::Fetch(fetch) => self.begin_read(fetch, effects),
                 engine::Effect::Send { to, message } => effects.push(Effect::Send { to, message }),
                 engine::Effect::Respond { token, response } => {

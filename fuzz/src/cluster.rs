@@ -284,7 +284,12 @@ impl Cluster {
                         "applied_is_final: entry {index} on node {from}"
                     );
                 }
-                Event::Role { .. } | Event::Truncated { .. } | Event::Fatal { .. } => {}
+                Event::Role { .. }
+                | Event::Truncated { .. }
+                | Event::Membership { .. }
+                | Event::Removed { .. }
+                | Event::Installed { .. }
+                | Event::Fatal { .. } => {}
             }
         }
     }

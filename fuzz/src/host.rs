@@ -8,7 +8,7 @@ use engine::engine::Config;
 use engine::ids::{ClusterId, GroupId, NodeId};
 use engine::limits::Limits;
 use engine::queue::{Queues, Reply};
-use engine::raft::Message;
+use engine::raft::{Membership, Message};
 use engine::replica::{Effect, Event, Input, Replica};
 use engine::storage::disk::{Job, Lane};
 use engine::storage::{Identity, Store};
@@ -82,7 +82,9 @@ impl Host {
             cluster: CLUSTER,
             group: GROUP,
             node,
-            members: (1..=MEMBERS).map(NodeId).collect(),
+            founding: Membership::new((1..=MEMBERS).map(NodeId).collect()),
+            priority: 0,
+            lease_drift_ppm: None,
             election_timeout: Micros::from_millis(150),
             heartbeat_interval: Micros::from_millis(30),
             limits: limits.clone(),

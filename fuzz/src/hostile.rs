@@ -11,7 +11,7 @@ use engine::api::{Request, Token};
 use engine::block::BlockBuilder;
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Sequence, SessionId, Term};
-use engine::raft::{AppendOutcome, Body, LogPosition, Message};
+use engine::raft::{AppendOutcome, Body, LogPosition, Message, Standing};
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::replica::Input;
 use engine::time::Micros;
@@ -113,11 +113,13 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
+const STANDING: Standing = Standing { priority: 0, is_fit: true };
+
 fn body(say: Say) -> Body {
     match say {
         Say::PreVoteRequest(last) => Body::PreVoteRequest { last: place(&last) },
         Say::PreVoteResponse(granted) => Body::PreVoteResponse { granted },
-        Say::VoteRequest(last) => Body::VoteRequest { last: place(&last) },
+        Say::VoteRequest(last) => Body::VoteRequest { last: place(&last), is_transfer: false },
         Say::VoteResponse(granted) => Body::VoteResponse { granted },
         Say::Append { previous, commit, round, records } => Body::Append {
             previous: place(&previous),
@@ -126,10 +128,12 @@ fn body(say: Say) -> Body {
             records: sealed(previous.index.value(), &records),
         },
         Say::Matched { round, match_index } => Body::AppendResponse {
+            standing: STANDING,
             round: round.value(),
             outcome: AppendOutcome::Matched { match_index: LogIndex(match_index.value()) },
         },
         Say::Rejected { round, previous_index, hint } => Body::AppendResponse {
+            standing: STANDING,
             round: round.value(),
             outcome: AppendOutcome::Rejected {
                 previous_index: LogIndex(previous_index.value()),

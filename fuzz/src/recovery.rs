@@ -148,7 +148,7 @@ impl Log {
         };
         self.jobs += 1;
         let (io, hard_state) = (IoId(self.jobs), self.present.hard_state);
-        self.store.persist(Persist { io, hard_state, records: new });
+        self.store.persist(Persist { io, hard_state, reset: None, records: new });
         self.store.check_invariants();
         self.waiting.push_back((io, self.present.clone()));
     }

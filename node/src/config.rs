@@ -2,6 +2,7 @@
 
 use engine::ids::NodeId;
 use engine::limits::{self, Limits};
+use engine::raft::Membership;
 use engine::storage::Identity;
 use engine::time::Micros;
 
@@ -53,7 +54,9 @@ impl NodeConfig {
             cluster: self.identity.cluster,
             group: self.identity.group,
             node: self.identity.node,
-            members: self.identity.members.iter().map(|(node, _)| *node).collect(),
+            founding: Membership::founding(self.identity.members.clone()),
+            priority: 0,
+            lease_drift_ppm: None,
             election_timeout: self.election_timeout,
             heartbeat_interval: self.heartbeat_interval,
             limits: self.limits.clone(),

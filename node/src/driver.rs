@@ -252,6 +252,14 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
             Event::Truncated { from } => {
                 tracing::info!(from = from.0, "cut entries that another leader has not");
             }
+            Event::Membership { index, .. } => {
+                tracing::info!(index = index.0, "membership");
+            }
+            Event::Removed { index } => tracing::warn!(index = index.0, "removed"),
+            Event::Installed { index, hlc, .. } => {
+                tracing::info!(index = index.0, "installed a snapshot");
+                self.log_time = hlc;
+            }
             Event::Fatal { reason } => return Err(NodeError::Disk { reason }),
         }
         Ok(())
@@ -313,6 +321,10 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
         let asked = match call {
             Call::Propose => Request::Propose(tail),
             Call::Query => Request::Query(tail),
+            Call::QueryHere => Request::QueryHere(tail),
+            Call::QueryStale => Request::QueryStale(tail),
+            Call::Change(change) => Request::Change(change),
+            Call::Transfer { to } => Request::Transfer { to },
             Call::Watch { timeout } => {
                 Request::Watch { query: tail, until: self.now.monotonic + timeout }
             }
@@ -346,7 +358,13 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
             sessions: status.sessions as u64,
             segments,
             log_bytes,
+            membership: status.membership,
+            membership_index: status.membership_index,
+            is_removed: status.is_removed,
+            is_fit: status.is_fit,
+            snapshot_index: status.snapshot_index,
             followers: status.followers,
+            transfer: status.transfer,
             uptime: self.now.monotonic,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -169,7 +169,13 @@ mod tests {
             durable_index: LogIndex(0),
             commit_index: LogIndex(0),
             applied_index: LogIndex(0),
+            membership: engine::raft::Membership::default(),
+            membership_index: LogIndex(0),
+            is_removed: false,
+            is_fit: true,
+            snapshot_index: LogIndex(0),
             followers: Vec::new(),
+            transfer: None,
             sessions: 0,
             waiting_requests: 0,
         }

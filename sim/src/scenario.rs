@@ -11,6 +11,7 @@ mod draw;
 use crate::streams::MILLION;
 use engine::ids::{ClusterId, GroupId, NodeId};
 use engine::limits::{self, Limits};
+use engine::raft::Membership;
 use engine::time::Micros;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,8 @@ pub struct EngineSettings {
     pub waiting_requests_max: usize,
     pub dedup_window_millis: u64,
     pub segment_bytes_max: u64,
+    pub snapshot_log_bytes: u64,
+    pub snapshot_chunk_bytes_max: usize,
 }
 
 impl Default for EngineSettings {
@@ -84,6 +87,8 @@ impl Default for EngineSettings {
             waiting_requests_max: limits.waiting_requests_max,
             dedup_window_millis: limits.dedup_window_millis,
             segment_bytes_max: limits.segment_bytes_max,
+            snapshot_log_bytes: limits.snapshot_log_bytes,
+            snapshot_chunk_bytes_max: limits.snapshot_chunk_bytes_max,
         }
     }
 }
@@ -511,7 +516,7 @@ impl Scenario {
     }
 
     fn check(&self) -> Result<(), ScenarioError> {
-        let members_max = limits::MEMBERS_MAX as u64;
+        let members_max = limits::VOTERS_MAX as u64;
         let (workload, network, disk) = (&self.workload, &self.network, &self.disk);
         let checks = [
             ("nodes", self.nodes, 1, members_max, "1 to 7"),
@@ -587,6 +592,9 @@ impl Scenario {
             waiting_requests_max: engine.waiting_requests_max,
             dedup_window_millis: engine.dedup_window_millis,
             segment_bytes_max: engine.segment_bytes_max,
+            snapshot_log_bytes: engine.snapshot_log_bytes,
+            snapshot_chunk_bytes_max: engine.snapshot_chunk_bytes_max,
+            ..Limits::default()
         }
     }
 
@@ -597,7 +605,9 @@ impl Scenario {
             cluster: CLUSTER,
             group: GROUP,
             node,
-            members: self.members(),
+            founding: Membership::new(self.members()),
+            priority: 0,
+            lease_drift_ppm: None,
             election_timeout: Micros::from_millis(self.engine.election_timeout_ms),
             heartbeat_interval: Micros::from_millis(self.engine.heartbeat_interval_ms),
             limits: self.limits(),

@@ -6,11 +6,15 @@ use engine::api::Token;
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Term};
 use engine::limits::Limits;
-use engine::raft::{AppendOutcome, Body, Membership, Message, Output, Raft, RoleName, Settings};
+use engine::raft::{
+    AppendOutcome, Body, Membership, Message, Output, Raft, RoleName, Settings, Standing,
+};
 use engine::record::Record;
 use engine::storage::{HardState, Persist};
 use engine::time::Micros;
 use std::collections::BTreeMap;
+
+const STANDING: Standing = Standing { priority: 0, is_fit: true };
 
 /// One of them.
 pub struct Member {
@@ -191,15 +195,22 @@ impl Group {
                 let durable = LogIndex(member.image.log.len() as u64);
                 assert!(*match_index <= durable, "acknowledged {match_index}, durable {durable}");
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 let durable = LogIndex(member.image.log.len() as u64);
                 assert!(last.index <= durable, "campaigns with {last:?}, durable {durable}");
             }
             Body::VoteResponse { granted: false }
             | Body::AppendResponse { outcome: AppendOutcome::Rejected { .. }, .. }
             | Body::Append { .. }
+            | Body::AppendResponse { outcome: AppendOutcome::WantsSnapshot, .. }
             | Body::PreVoteRequest { .. }
-            | Body::PreVoteResponse { .. } => {}
+            | Body::PreVoteResponse { .. }
+            | Body::Snapshot { .. }
+            | Body::SnapshotResponse { .. }
+            | Body::TimeoutNow
+            | Body::ReadRequest { .. }
+            | Body::ReadResponse { .. }
+            | Body::Removed { .. } => {}
         }
     }
 
@@ -232,7 +243,8 @@ impl Group {
     /// Delivers an answer of `follower` to the leader, in the leader's term.
     pub fn answer_append(&mut self, follower: u64, leader: u64, outcome: AppendOutcome) {
         let term = self.member(leader).raft.term();
-        let message = Message { term, body: Body::AppendResponse { round: 0, outcome } };
+        let message =
+            Message { term, body: Body::AppendResponse { round: 0, standing: STANDING, outcome } };
         let at = self.network.len();
         self.network.push(Packet { from: NodeId(follower), to: NodeId(leader), message });
         self.deliver(at);

@@ -45,7 +45,7 @@ impl Image {
             term_runs,
             last_index: LogIndex(self.log.len() as u64),
             last_stamp: self.log.last().map_or(Hlc::ZERO, Record::hlc),
-            torn_bytes: 0,
+            ..Recovered::default()
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Messages as other members would send them, in few words.
 
 use engine::ids::{LogIndex, Term};
-use engine::raft::{AppendOutcome, Body, LogPosition, Message};
+use engine::raft::{AppendOutcome, Body, LogPosition, Message, Standing};
 use engine::record::Record;
+
+const STANDING: Standing = Standing { priority: 0, is_fit: true };
 
 /// The place of an entry; `(0, 0)` is before the first.
 #[must_use]
@@ -25,7 +27,7 @@ pub fn pre_vote_response(term: u64, granted: bool) -> Message {
 /// A candidate's request, whose log ends at `last`.
 #[must_use]
 pub fn vote_request(term: u64, last: LogPosition) -> Message {
-    Message { term: Term(term), body: Body::VoteRequest { last } }
+    Message { term: Term(term), body: Body::VoteRequest { last, is_transfer: false } }
 }
 
 /// Its answer.
@@ -55,7 +57,10 @@ pub fn rejected(term: u64, previous: u64, hint: LogPosition) -> Message {
 }
 
 fn append_response(term: u64, outcome: AppendOutcome) -> Message {
-    Message { term: Term(term), body: Body::AppendResponse { round: 0, outcome } }
+    Message {
+        term: Term(term),
+        body: Body::AppendResponse { round: 0, standing: STANDING, outcome },
+    }
 }
 
 /// How a follower answered an append, if the message is that.

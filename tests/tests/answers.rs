@@ -8,7 +8,8 @@ use engine::hlc::Hlc;
 use engine::ids::{ClusterId, GroupId, LogIndex, MessageId, NodeId, Sequence, SessionId};
 use engine::limits::{self, Limits};
 use engine::queue::{Command, Message, Queues, ReceiveMode, Reply};
-use engine::storage::{HardState, Recovered};
+use engine::raft::Membership;
+use engine::storage::Recovered;
 use engine::time::{Micros, Now};
 use engine::wire::client::{Answer, ServerFrame, read_server_frame, write_response};
 
@@ -29,19 +30,15 @@ impl Alone {
             cluster: ClusterId([1; 16]),
             group: GroupId(0),
             node: NodeId(1),
-            members: vec![NodeId(1)],
+            founding: Membership::new(vec![NodeId(1)]),
+            priority: 0,
+            lease_drift_ppm: None,
             election_timeout: Micros::from_millis(150),
             heartbeat_interval: Micros::from_millis(30),
             limits,
             seed: 1,
         };
-        let recovered = Recovered {
-            hard_state: HardState::default(),
-            term_runs: Vec::new(),
-            last_index: LogIndex(0),
-            last_stamp: Hlc::ZERO,
-            torn_bytes: 0,
-        };
+        let recovered = Recovered::default();
         let machine = Queues::new(&config.limits);
         let now = Now { monotonic: Micros::from_secs(1), ..Now::default() };
         let engine = Engine::new(config, machine, &recovered, Now::default());
@@ -65,7 +62,12 @@ impl Alone {
                         inputs.extend([Input::Turn, Input::Persisted(persist.io)]);
                     }
                     Effect::Respond { response, .. } => answer = Some(response),
-                    Effect::Fetch(_) | Effect::Send { .. } | Effect::Event(_) => {}
+                    Effect::Fetch(_)
+                    | Effect::SaveSnapshot(_)
+                    | Effect::ReadSnapshot(_)
+                    | Effect::Purge { .. }
+                    | Effect::Send { .. }
+                    | Effect::Event(_) => {}
                 }
             }
         }

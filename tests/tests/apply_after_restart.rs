@@ -7,6 +7,7 @@ use engine::hlc::Hlc;
 use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
 use engine::queue::{Queues, Reply};
+use engine::raft::Membership;
 use engine::raft::{Body, LogPosition, Message};
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::replica::{Effect, Event, Input, Replica};
@@ -51,7 +52,9 @@ fn open(disk: &mut SimDisk) -> Replica<Queues> {
         cluster: CLUSTER,
         group: GROUP,
         node: NODE,
-        members: vec![NODE, NodeId(2), NodeId(3)],
+        founding: Membership::new(vec![NODE, NodeId(2), NodeId(3)]),
+        priority: 0,
+        lease_drift_ppm: None,
         election_timeout: Micros::from_millis(150),
         heartbeat_interval: Micros::from_millis(30),
         limits: limits.clone(),

@@ -124,7 +124,8 @@ impl Writer {
         };
         let indexes = first..;
         let records = indexes.zip(payload_lens).map(|(index, len)| record(index, term, *len));
-        let persist = Persist { io: IoId(self.next_io), hard_state, records: records.collect() };
+        let persist =
+            Persist { io: IoId(self.next_io), hard_state, reset: None, records: records.collect() };
         self.next_io += 1;
         self.latest.apply(&persist);
         self.store.persist(persist);
@@ -253,7 +254,7 @@ fn assert_recovers_between(disk: &SimDisk, states: &[State], durable: usize, beg
     let (mut store, _) = open(&mut disk, SEGMENT_BYTES_SMALL).unwrap();
     let hard_state = HardState { term: Term(9), ..HardState::default() };
     let next = record(state.records.len() as u64 + 1, 9, 4);
-    let persist = Persist { io: IoId(1), hard_state, records: vec![next] };
+    let persist = Persist { io: IoId(1), hard_state, reset: None, records: vec![next] };
     let mut expected = state;
     expected.apply(&persist);
     store.persist(persist);

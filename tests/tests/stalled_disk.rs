@@ -4,11 +4,11 @@ use bytes::Bytes;
 use engine::api::{Request, Response, Token};
 use engine::block::BlockBuilder;
 use engine::engine::{Config, Effect, Engine, Input};
-use engine::hlc::Hlc;
-use engine::ids::{ClusterId, GroupId, LogIndex, NodeId};
+use engine::ids::{ClusterId, GroupId, NodeId};
 use engine::limits::Limits;
 use engine::queue::{Queues, Reply};
-use engine::storage::{HardState, Recovered};
+use engine::raft::Membership;
+use engine::storage::Recovered;
 use engine::time::{Micros, Now};
 use std::collections::VecDeque;
 
@@ -28,19 +28,15 @@ impl Group {
                 cluster: ClusterId([1; 16]),
                 group: GroupId(0),
                 node: NodeId(node),
-                members: (1..=3).map(NodeId).collect(),
+                founding: Membership::new((1..=3).map(NodeId).collect()),
+                priority: 0,
+                lease_drift_ppm: None,
                 election_timeout: Micros::from_millis(150),
                 heartbeat_interval: Micros::from_millis(30),
                 limits: limits.clone(),
                 seed: node,
             };
-            let recovered = Recovered {
-                hard_state: HardState::default(),
-                term_runs: Vec::new(),
-                last_index: LogIndex(0),
-                last_stamp: Hlc::ZERO,
-                torn_bytes: 0,
-            };
+            let recovered = Recovered::default();
             Engine::new(config, Queues::new(&limits), &recovered, Now::default())
         };
         Self {
@@ -66,7 +62,11 @@ impl Group {
                     self.inputs.push_back((to.0 as usize - 1, Input::Peer { from, message }));
                 }
                 Effect::Respond { response, .. } => self.answers.push(response),
-                Effect::Fetch(_) | Effect::Event(_) => {}
+                Effect::Fetch(_)
+                | Effect::SaveSnapshot(_)
+                | Effect::ReadSnapshot(_)
+                | Effect::Purge { .. }
+                | Effect::Event(_) => {}
             }
         }
     }

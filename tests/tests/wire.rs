@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use bytes::{Bytes, BytesMut};
-use engine::api::{Bounded, CommandError, Rejection, Response};
+use engine::api::{Bounded, CommandError, Rejection, Response, TransferError};
 use engine::block::{Block, BlockBuilder, BlockKind};
 use engine::hlc::Hlc;
 use engine::ids::{
@@ -11,7 +11,10 @@ use engine::ids::{
     Term,
 };
 use engine::queue::{Browsed, Delivered, Invalid, QueueInfo, Receipt, Reply, Sent};
-use engine::raft::{AppendOutcome, Body, LogPosition, Message as PeerMessage};
+use engine::raft::{
+    AppendOutcome, Body, Change, ChangeError, ChangeRequest, Claim, FlowStatus, FollowerStatus,
+    Leave, LogPosition, Membership, Message as PeerMessage, SnapshotMeta, Standing, Step,
+};
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::time::Micros;
 use engine::wire::client::{
@@ -135,6 +138,11 @@ fn rejection() -> impl Strategy<Value = Rejection> {
         }),
         ".{0,40}".prop_map(|reason| Rejection::Malformed { reason }),
         Just(Rejection::ShuttingDown),
+        node().prop_map(|to| Rejection::Transferring { to }),
+        node().prop_map(|to| Rejection::Transfer(TransferError::TimedOut { to })),
+        (node(), any::<u64>(), any::<u64>()).prop_map(|(node, matched, last)| {
+            Rejection::Change(ChangeError::NotCaughtUp { node, matched, last })
+        }),
     ]
 }
 
@@ -159,6 +167,14 @@ fn response() -> impl Strategy<Value = Response<Reply>> {
         }),
         (any::<u32>(), reply()).prop_map(|(command, reply)| Response::Invalid { command, reply }),
         (any::<u64>(), any::<u64>()).prop_map(|(bytes, max)| Response::TooLarge { bytes, max }),
+        (index(), hlc(), reply(), bodies()).prop_map(|(at, log_time, reply, bodies)| {
+            Response::Stale { at, log_time, reply, bodies }
+        }),
+        (index(), membership()).prop_map(|(index, membership)| Response::Changed {
+            index,
+            membership: Box::new(membership)
+        }),
+        node().prop_map(|leader| Response::Transferred { leader }),
         Just(Response::Ready),
         Just(Response::TimedOut),
         rejection().prop_map(Response::Rejected),
@@ -208,12 +224,35 @@ fn greeting() -> impl Strategy<Value = Greeting> {
     prop_oneof![welcome.prop_map(Greeting::Welcome), refusal.prop_map(Greeting::Refused)]
 }
 
+fn change_request() -> impl Strategy<Value = ChangeRequest> {
+    let add = (".{0,30}", option::of(any::<[u8; 16]>()), any::<bool>());
+    let step = prop_oneof![
+        add.prop_map(|(address, claim, is_joining)| {
+            Step::Add { address, claim: claim.map(Claim), is_joining }
+        }),
+        node().prop_map(Step::Promote),
+        node().prop_map(Step::Demote),
+        node().prop_map(Step::Remove),
+    ];
+    let leave = prop_oneof![Just(Leave::Automatic), Just(Leave::Explicit)];
+    let change = (vec(step, 0..4), leave).prop_map(|(steps, leave)| Change { steps, leave });
+    prop_oneof![
+        change.prop_map(ChangeRequest::Change),
+        Just(ChangeRequest::Leave),
+        Just(ChangeRequest::Cancel),
+    ]
+}
+
 fn client_frame() -> impl Strategy<Value = ClientFrame> {
     let call = prop_oneof![
         Just(Call::Propose),
         Just(Call::Query),
         any::<u64>().prop_map(|timeout| Call::Watch { timeout: Micros(timeout) }),
         Just(Call::Status),
+        Just(Call::QueryHere),
+        Just(Call::QueryStale),
+        option::of(node()).prop_map(|to| Call::Transfer { to }),
+        change_request().prop_map(Call::Change),
     ];
     prop_oneof![
         (any::<u64>(), call).prop_map(|(request, call)| ClientFrame::Call { request, call }),
@@ -221,11 +260,32 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
     ]
 }
 
+fn flow() -> impl Strategy<Value = FlowStatus> {
+    prop_oneof![
+        Just(FlowStatus::Probe),
+        Just(FlowStatus::Replicate),
+        any::<(u64, u64)>().prop_map(|(received, total)| FlowStatus::Snapshot { received, total }),
+    ]
+}
+
 fn status() -> impl Strategy<Value = NodeStatus> {
     let names = (node(), cluster(), ".{0,20}", ".{0,20}", option::of(node()));
-    let follower = (node(), index());
-    (names, any::<[u64; 13]>(), vec(follower, 0..7)).prop_map(|(names, numbers, followers)| {
+    let follower = (node(), index(), index(), flow(), any::<u64>(), standing()).prop_map(
+        |(node, match_index, next_index, flow, responded_at, standing)| FollowerStatus {
+            node,
+            match_index,
+            next_index,
+            flow,
+            responded_at: Micros(responded_at),
+            is_fit: standing.is_fit,
+            priority: standing.priority,
+        },
+    );
+    let more = (membership(), index(), any::<[bool; 2]>(), index(), option::of(node()));
+    let all = (names, any::<[u64; 13]>(), vec(follower, 0..7), more);
+    all.prop_map(|(names, numbers, followers, more)| {
         let (node, cluster, role, version, leader) = names;
+        let (membership, membership_index, [is_removed, is_fit], snapshot_index, transfer) = more;
         let [term, first, last, durable, commit, applied, rest @ ..] = numbers;
         let [log_time, messages, queues, sessions, segments, log_bytes, uptime] = rest;
         NodeStatus {
@@ -245,7 +305,13 @@ fn status() -> impl Strategy<Value = NodeStatus> {
             sessions,
             segments,
             log_bytes,
+            membership,
+            membership_index,
+            is_removed,
+            is_fit,
+            snapshot_index,
             followers,
+            transfer,
             uptime: Micros(uptime),
             version,
         }
@@ -269,6 +335,31 @@ prop_compose! {
     }
 }
 
+fn standing() -> impl Strategy<Value = Standing> {
+    any::<(u8, bool)>().prop_map(|(priority, is_fit)| Standing { priority, is_fit })
+}
+
+fn membership() -> impl Strategy<Value = Membership> {
+    let voters = vec((1_u64..100).prop_map(NodeId), 1..7);
+    (voters.clone(), voters, any::<bool>()).prop_map(|(voters, outgoing, is_joint)| {
+        if is_joint { Membership::joint(voters, outgoing) } else { Membership::new(voters) }
+    })
+}
+
+fn snapshot_piece() -> impl Strategy<Value = Body> {
+    let runs = vec((index(), term()), 0..5);
+    let places = (log_position(), log_position(), hlc(), runs);
+    let numbers = any::<[u64; 4]>();
+    (places, index(), membership(), numbers, vec(any::<u8>(), 0..200)).prop_map(
+        |((last, base, stamp, term_runs), index, membership, numbers, chunk)| {
+            let [round, offset, bytes, checksum] = numbers;
+            let membership = (index, membership);
+            let meta = SnapshotMeta { last, stamp, base, term_runs, membership, bytes, checksum };
+            Body::Snapshot { round, meta: Box::new(meta), offset, chunk: Bytes::from(chunk) }
+        },
+    )
+}
+
 fn peer_message() -> impl Strategy<Value = PeerMessage> {
     let append = (log_position(), index(), any::<u64>(), vec(record(), 0..4)).prop_map(
         |(previous, commit, round, records)| Body::Append { previous, commit, round, records },
@@ -277,15 +368,31 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         index().prop_map(|match_index| AppendOutcome::Matched { match_index }),
         (index(), log_position())
             .prop_map(|(previous_index, hint)| AppendOutcome::Rejected { previous_index, hint }),
+        Just(AppendOutcome::WantsSnapshot),
     ];
     let body = prop_oneof![
         log_position().prop_map(|last| Body::PreVoteRequest { last }),
         any::<bool>().prop_map(|granted| Body::PreVoteResponse { granted }),
-        log_position().prop_map(|last| Body::VoteRequest { last }),
+        (log_position(), any::<bool>())
+            .prop_map(|(last, is_transfer)| Body::VoteRequest { last, is_transfer }),
         any::<bool>().prop_map(|granted| Body::VoteResponse { granted }),
         append,
-        (any::<u64>(), outcome)
-            .prop_map(|(round, outcome)| Body::AppendResponse { round, outcome }),
+        (any::<u64>(), standing(), outcome).prop_map(|(round, standing, outcome)| {
+            Body::AppendResponse { round, standing, outcome }
+        }),
+        snapshot_piece(),
+        (any::<u64>(), standing(), log_position(), any::<u64>()).prop_map(
+            |(round, standing, last, next_offset)| Body::SnapshotResponse {
+                round,
+                standing,
+                last,
+                next_offset
+            }
+        ),
+        Just(Body::TimeoutNow),
+        any::<u64>().prop_map(|id| Body::ReadRequest { id }),
+        (any::<u64>(), index()).prop_map(|(id, index)| Body::ReadResponse { id, index }),
+        index().prop_map(|membership_index| Body::Removed { membership_index }),
     ];
     (term(), body).prop_map(|(term, body)| PeerMessage { term, body })
 }

@@ -58,7 +58,7 @@ impl<S: StateMachine> Engine<S> {
         self.machine.advance(entry.stamp);
         self.sessions.advance(entry.stamp);
         match record.kind() {
-            EntryKind::Noop | EntryKind::Tick => {}
+            EntryKind::Noop | EntryKind::Tick | EntryKind::Membership => {}
             EntryKind::Commands => self.apply_blocks(entry, record.payload(), effects),
         }
         if self.failure.is_some() {

@@ -2,11 +2,11 @@
 
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use crate::limits::Limits;
-use crate::raft::RoleName;
+use crate::raft::{FollowerStatus, Membership, RoleName};
 use crate::time::Micros;
 use alloc::vec::Vec;
 
-/// How an engine is set up. Everything but `node` and `seed` is the same on every member.
+/// How an engine is set up. Everything but `node`, `priority` and `seed` is the same on every member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The cluster.
@@ -15,12 +15,17 @@ pub struct Config {
     pub group: GroupId,
     /// This node.
     pub node: NodeId,
-    /// All members, this one too; 1 to 7.
-    pub members: Vec<NodeId>,
+    /// The members that the cluster began with, this one too; empty on a node that joined later.
+    pub founding: Membership,
     /// Shortest election timeout; each is drawn from this to twice this. Several heartbeat intervals.
     pub election_timeout: Micros,
     /// Heartbeat interval.
     pub heartbeat_interval: Micros,
+    /// Leadership goes to the highest priority among those that are fit and have caught up.
+    pub priority: u8,
+    /// How much a second of any two members' monotonic clocks may differ, in a million, if the leader
+    /// may answer reads without asking; `None`: it asks, and no clock has to be trusted.
+    pub lease_drift_ppm: Option<u32>,
     /// Bounds.
     pub limits: Limits,
     /// The only entropy. Give a real node a fresh one at every start.
@@ -50,8 +55,20 @@ pub struct Status {
     pub commit_index: LogIndex,
     /// Last entry applied.
     pub applied_index: LogIndex,
-    /// On a leader: the match index of each other member.
-    pub followers: Vec<(NodeId, LogIndex)>,
+    /// The newest membership in the log.
+    pub membership: Membership,
+    /// The entry that made it; 0 for the founding one.
+    pub membership_index: LogIndex,
+    /// Whether this node was a member and is no more.
+    pub is_removed: bool,
+    /// Whether its disk, its clock and its state machine keep up, so that it may lead.
+    pub is_fit: bool,
+    /// The last entry in the newest snapshot; 0 if there is none.
+    pub snapshot_index: LogIndex,
+    /// On a leader: each other member.
+    pub followers: Vec<FollowerStatus>,
+    /// On a leader: to whom it is handing over.
+    pub transfer: Option<NodeId>,
     /// Open sessions.
     pub sessions: usize,
     /// Requests waiting for an answer.

@@ -20,7 +20,7 @@ use crate::api::{Rejection, Request, Response, Token};
 use crate::hlc::{Clock, Hlc};
 use crate::ids::{GroupId, LogIndex, NodeId, Term};
 use crate::limits::Limits;
-use crate::raft::{Membership, Message, Output, Raft, Settings};
+use crate::raft::{Membership, Message, Output, Raft, Settings, Snapshot};
 use crate::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use crate::session::Sessions;
 use crate::state_machine::StateMachine;
@@ -29,6 +29,7 @@ use crate::time::{Micros, Now};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bodies::{Bodies, Fetches};
+use bytes::Bytes;
 use propose::Proposals;
 use read::ReadQueue;
 
@@ -67,6 +68,15 @@ pub enum Input {
         /// The entries.
         records: Vec<Record>,
     },
+    /// The snapshot up to this entry is durable, and the newest.
+    SnapshotSaved(LogIndex),
+    /// A piece of a snapshot that was asked for; empty if that snapshot is gone.
+    SnapshotRead {
+        /// Which read.
+        id: FetchId,
+        /// The piece.
+        bytes: Bytes,
+    },
     /// The driver's loop turned: seal the batch, look at the deadlines.
     Turn,
 }
@@ -78,6 +88,16 @@ pub enum Effect<R> {
     Persist(Persist),
     /// Read entries from the store.
     Fetch(Fetch),
+    /// Write this snapshot in the background, make it durable, and report it with
+    /// [`Input::SnapshotSaved`]. A [`Persist`] with a reset that names it waits for it.
+    SaveSnapshot(Snapshot),
+    /// Read a piece of a saved snapshot.
+    ReadSnapshot(SnapshotRead),
+    /// Entries before this one are needed no more.
+    Purge {
+        /// The first that stays.
+        first: LogIndex,
+    },
     /// Send this; it may be lost.
     Send {
         /// To whom.
@@ -113,6 +133,19 @@ pub struct Fetch {
     pub bytes_max: usize,
 }
 
+/// A piece of a snapshot to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotRead {
+    /// Its name, unique among fetches too.
+    pub id: FetchId,
+    /// The last entry in the snapshot.
+    pub index: LogIndex,
+    /// Bytes from the start of its state.
+    pub offset: u64,
+    /// Bytes wanted.
+    pub len: usize,
+}
+
 /// Something that people and oracles want to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -138,6 +171,27 @@ pub enum Event {
     Truncated {
         /// The first that went.
         from: LogIndex,
+    },
+    /// The newest membership in the log is another one: it counts from now on.
+    Membership {
+        /// The entry that made it; 0 for the founding one.
+        index: LogIndex,
+        /// It.
+        membership: Membership,
+    },
+    /// This node is a member no more. It goes quiet; its process may end, and its data may go.
+    Removed {
+        /// The entry that says so.
+        index: LogIndex,
+    },
+    /// The state came from a snapshot of the leader.
+    Installed {
+        /// The last entry in it.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// Its stamp.
+        hlc: Hlc,
     },
     /// The disk failed, or an entry cannot be applied. Nothing more is done or answered; the process
     /// must end. A failed fsync is never retried.
@@ -181,7 +235,7 @@ impl<S: StateMachine> Engine<S> {
     pub fn new(config: Config, machine: S, recovered: &Recovered, now: Now) -> Self {
         let settings = Settings {
             node: config.node,
-            membership: Membership::new(config.members),
+            membership: config.founding,
             election_timeout: config.election_timeout,
             heartbeat_interval: config.heartbeat_interval,
             limits: config.limits.clone(),
@@ -226,6 +280,7 @@ impl<S: StateMachine> Engine<S> {
                 self.raft.on_persisted(io, now.monotonic, &mut self.outputs);
                 self.after_raft(now, effects);
             }
+            Input::SnapshotSaved(_) | Input::SnapshotRead { .. } => {}
             Input::Fetched { id, records } => self.on_fetched(now, id, records, effects),
             Input::Turn => self.on_turn(now, effects),
         }
@@ -279,6 +334,12 @@ impl<S: StateMachine> Engine<S> {
                     self.reads.queries.insert(token, query);
                     Ok(())
                 }
+                Request::QueryHere(_)
+                | Request::QueryStale(_)
+                | Request::Change(_)
+                | Request::Transfer { .. } => Err(Response::Rejected(Rejection::Malformed {
+                    reason: "not served yet".into(),
+                })),
                 Request::Watch { query, until } => self.watch(token, &query, until),
             },
         };
@@ -403,7 +464,13 @@ impl<S: StateMachine> Engine<S> {
             durable_index: self.raft.durable_index(),
             commit_index: self.raft.commit_index(),
             applied_index: self.applied_index,
+            membership: self.raft.membership().clone(),
+            membership_index: LogIndex::ZERO,
+            is_removed: false,
+            is_fit: true,
+            snapshot_index: LogIndex::ZERO,
             followers: self.raft.followers(),
+            transfer: None,
             sessions: self.sessions.len(),
             waiting_requests: self.waiting_requests(),
         }

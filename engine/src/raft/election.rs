@@ -41,7 +41,7 @@ impl Raft {
         // completeness (§5.4).
         let last = self.log.last();
         for to in self.others() {
-            self.send_after_hard_state(to, Body::VoteRequest { last }, out);
+            self.send_after_hard_state(to, Body::VoteRequest { last, is_transfer: false }, out);
         }
     }
 

@@ -95,7 +95,8 @@ impl Raft {
         let round = *round_heard;
         let hint = self.log.last_not_after(previous.index, previous.term);
         let outcome = AppendOutcome::Rejected { previous_index: previous.index, hint };
-        self.send_after_hard_state(from, Body::AppendResponse { round, outcome }, out);
+        let standing = self.standing();
+        self.send_after_hard_state(from, Body::AppendResponse { round, standing, outcome }, out);
     }
 
     /// Tells the leader how far our log is both equal to its own and durable.
@@ -105,7 +106,8 @@ impl Raft {
         let match_index = role.validated_index.min(durable_index);
         role.reported_index = role.reported_index.max(match_index);
         let outcome = AppendOutcome::Matched { match_index };
-        let body = Body::AppendResponse { round: role.round_heard, outcome };
+        let round = role.round_heard;
+        let body = Body::AppendResponse { round, standing: self.standing(), outcome };
         self.send_after_hard_state(leader, body, out);
     }
 

@@ -193,6 +193,7 @@ impl Raft {
                 progress.on_matched(match_index);
                 self.advance_commit();
             }
+            AppendOutcome::WantsSnapshot => return,
             // Nobody can match more than there is: forged or damaged.
             AppendOutcome::Matched { .. } => return,
             AppendOutcome::Rejected { previous_index, hint } => {

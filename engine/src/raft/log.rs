@@ -180,7 +180,7 @@ impl Log {
         self.persist_from = self.last_index.next();
         self.last_io = IoId(self.last_io.0 + 1);
         self.in_flight.push_back(InFlight { io: self.last_io, last_index: self.last_index });
-        Persist { io: self.last_io, hard_state, records }
+        Persist { io: self.last_io, hard_state, reset: None, records }
     }
 
     /// The persist that is issued next.

@@ -3,12 +3,16 @@
 //! Any of them may be lost, delayed, duplicated and reordered; none relies on a connection.
 //! Next: `raft` for what each role does with them, `wire::peer` for how they travel.
 
+use super::snapshot::SnapshotMeta;
 use crate::ids::{LogIndex, Term};
 use crate::record::Record;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use bincode::{Decode, Encode};
+use bytes::Bytes;
 
 /// A message from one member to another.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Message {
     /// The sender's term; for a pre-vote request the term that it would campaign in.
     pub term: Term,
@@ -17,7 +21,7 @@ pub struct Message {
 }
 
 /// What a message says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
     /// Would you vote for me? Nobody's term rises by it (thesis §9.6).
     PreVoteRequest {
@@ -33,6 +37,8 @@ pub enum Body {
     VoteRequest {
         /// Term and index of the sender's last entry (§5.4.1).
         last: LogPosition,
+        /// The leader itself wants this election, so that nobody has to be true to it (thesis §3.10).
+        is_transfer: bool,
     },
     /// The answer; sent only once the vote is durable.
     VoteResponse {
@@ -54,13 +60,65 @@ pub enum Body {
     AppendResponse {
         /// The round of the append that is answered, or the latest one heard in this term.
         round: u64,
+        /// How the follower does.
+        standing: Standing,
         /// How it went.
         outcome: AppendOutcome,
     },
+    /// A piece of a snapshot, for a follower that needs entries which are gone (§7).
+    Snapshot {
+        /// As in an append.
+        round: u64,
+        /// Which snapshot, and how the log goes on after it.
+        meta: Box<SnapshotMeta>,
+        /// Where the piece belongs, bytes from the start.
+        offset: u64,
+        /// The piece; empty only if the snapshot is.
+        chunk: Bytes,
+    },
+    /// The answer to a piece. A whole snapshot is answered like an append.
+    SnapshotResponse {
+        /// As in the answer to an append.
+        round: u64,
+        /// How the follower does.
+        standing: Standing,
+        /// The last entry in the snapshot.
+        last: LogPosition,
+        /// The first byte that the follower lacks.
+        next_offset: u64,
+    },
+    /// Campaign at once: the leader hands over to you (thesis §3.10).
+    TimeoutNow,
+    /// From which entry on is what is true now? A follower wants to answer a read (thesis §6.4).
+    ReadRequest {
+        /// The follower's number for it, never reused.
+        id: u64,
+    },
+    /// The answer, once a quorum has confirmed that the sender led when it was asked.
+    ReadResponse {
+        /// The number in the request.
+        id: u64,
+        /// What must be applied.
+        index: LogIndex,
+    },
+    /// You are no member any more; to one that asks for votes.
+    Removed {
+        /// The committed entry that says so.
+        membership_index: LogIndex,
+    },
+}
+
+/// What a follower tells of itself, so that the leader knows to whom it can hand over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub struct Standing {
+    /// Its priority: leadership goes to the highest that is fit.
+    pub priority: u8,
+    /// Whether its disk, its clock and its state machine keep up.
+    pub is_fit: bool,
 }
 
 /// Term and index of an entry; both 0 before the first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Encode, Decode)]
 pub struct LogPosition {
     /// First, so that positions compare as §5.4.1 compares logs.
     pub term: Term,
@@ -69,7 +127,7 @@ pub struct LogPosition {
 }
 
 /// How an append went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Encode, Decode)]
 pub enum AppendOutcome {
     /// The follower's log equals the leader's up to `match_index`, durably.
     Matched {
@@ -84,4 +142,6 @@ pub enum AppendOutcome {
         /// (§5.3, last paragraphs): the logs can only agree at or before it.
         hint: LogPosition,
     },
+    /// The follower knows that it cannot go on from its log, and asks for a snapshot.
+    WantsSnapshot,
 }

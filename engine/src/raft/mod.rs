@@ -12,13 +12,18 @@ mod election;
 mod follower;
 mod leader;
 mod log;
+mod membership;
 mod message;
 mod progress;
 mod quorum;
 mod role;
+mod snapshot;
 
-pub use message::{AppendOutcome, Body, LogPosition, Message};
-pub use quorum::{Membership, Tally};
+pub use membership::{Change, ChangeError, ChangeRequest, Claim, Leave, Member, Membership, Step};
+pub use message::{AppendOutcome, Body, LogPosition, Message, Standing};
+pub use progress::{FlowStatus, FollowerStatus};
+pub use quorum::Tally;
+pub use snapshot::{Reset, Snapshot, SnapshotMeta};
 
 use crate::api::Token;
 use crate::hlc::Hlc;
@@ -176,14 +181,20 @@ impl Raft {
             Body::PreVoteResponse { granted } => {
                 self.on_pre_vote_response(from, message.term, granted, now, out);
             }
-            Body::VoteRequest { last } => self.on_vote_request(from, last, now, out),
+            Body::VoteRequest { last, .. } => self.on_vote_request(from, last, now, out),
             Body::VoteResponse { granted } => self.on_vote_response(from, granted, now, out),
             Body::Append { previous, commit, round, records } => {
                 self.on_append(from, previous, commit, round, records, now, out);
             }
-            Body::AppendResponse { round, outcome } => {
+            Body::AppendResponse { round, outcome, .. } => {
                 self.on_append_response(from, round, outcome, now, out);
             }
+            Body::Snapshot { .. }
+            | Body::SnapshotResponse { .. }
+            | Body::TimeoutNow
+            | Body::ReadRequest { .. }
+            | Body::ReadResponse { .. }
+            | Body::Removed { .. } => {}
         }
     }
 
@@ -208,7 +219,13 @@ impl Raft {
                 Body::VoteRequest { .. }
                 | Body::PreVoteResponse { granted: false }
                 | Body::VoteResponse { .. }
-                | Body::AppendResponse { .. } => {
+                | Body::AppendResponse { .. }
+                | Body::Snapshot { .. }
+                | Body::SnapshotResponse { .. }
+                | Body::TimeoutNow
+                | Body::ReadRequest { .. }
+                | Body::ReadResponse { .. }
+                | Body::Removed { .. } => {
                     self.become_follower(message.term, None, now, out);
                 }
             }
@@ -222,7 +239,12 @@ impl Raft {
                     previous_index: previous.index,
                     hint: LogPosition::default(),
                 };
-                self.send_after_hard_state(from, Body::AppendResponse { round: 0, outcome }, out);
+                let standing = self.standing();
+                self.send_after_hard_state(
+                    from,
+                    Body::AppendResponse { round: 0, standing, outcome },
+                    out,
+                );
             }
             Body::PreVoteRequest { .. } => {
                 self.send_after_hard_state(from, Body::PreVoteResponse { granted: false }, out);
@@ -232,7 +254,13 @@ impl Raft {
             }
             Body::PreVoteResponse { .. }
             | Body::VoteResponse { .. }
-            | Body::AppendResponse { .. } => {}
+            | Body::AppendResponse { .. }
+            | Body::Snapshot { .. }
+            | Body::SnapshotResponse { .. }
+            | Body::TimeoutNow
+            | Body::ReadRequest { .. }
+            | Body::ReadResponse { .. }
+            | Body::Removed { .. } => {}
         }
         false
     }
@@ -341,6 +369,10 @@ impl Raft {
         }
     }
 
+    fn standing(&self) -> Standing {
+        Standing { priority: 0, is_fit: true }
+    }
+
     fn hard_state(&self) -> HardState {
         HardState { term: self.term, voted_for: self.voted_for, commit: self.commit_index }
     }
@@ -417,6 +449,12 @@ impl Raft {
         }
     }
 
+    /// The newest membership in its log.
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        &self.settings.membership
+    }
+
     /// Its term.
     #[must_use]
     pub fn term(&self) -> Term {
@@ -465,11 +503,11 @@ impl Raft {
         self.log.cached(index)
     }
 
-    /// On a leader, the match index of each other member.
+    /// On a leader, each other member.
     #[must_use]
-    pub fn followers(&self) -> Vec<(NodeId, LogIndex)> {
+    pub fn followers(&self) -> Vec<FollowerStatus> {
         match &self.role {
-            Role::Leader(role) => role.followers.iter().map(|(n, p)| (*n, p.match_index)).collect(),
+            Role::Leader(role) => role.followers.iter().map(|(n, p)| p.status(*n)).collect(),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => Vec::new(),
         }
     }

@@ -2,10 +2,46 @@
 //!
 //! Pure bookkeeping; sends nothing. Next: `leader`, which does.
 
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, NodeId};
 use crate::limits::Limits;
 use crate::time::Micros;
 use alloc::collections::VecDeque;
+use bincode::{Decode, Encode};
+
+/// A follower as its leader shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub struct FollowerStatus {
+    /// Which.
+    pub node: NodeId,
+    /// Its log equals the leader's up to here, durably.
+    pub match_index: LogIndex,
+    /// The next entry to send.
+    pub next_index: LogIndex,
+    /// How entries go to it.
+    pub flow: FlowStatus,
+    /// When it last answered, on the leader's monotonic clock; when the term began if never.
+    pub responded_at: Micros,
+    /// Whether it may lead, as it says.
+    pub is_fit: bool,
+    /// Its priority, as it says.
+    pub priority: u8,
+}
+
+/// How entries go to a follower.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub enum FlowStatus {
+    /// The leader finds out where the logs agree.
+    Probe,
+    /// Entries go out ahead of the answers.
+    Replicate,
+    /// It gets a snapshot first.
+    Snapshot {
+        /// Bytes that it has.
+        received: u64,
+        /// Bytes of the snapshot.
+        total: u64,
+    },
+}
 
 /// A follower as its leader sees it.
 #[derive(Debug)]
@@ -59,6 +95,22 @@ impl Progress {
             responded_at: now,
             confirmed_round: 0,
             is_fetching: false,
+        }
+    }
+
+    /// It, for those who watch.
+    pub(super) fn status(&self, node: NodeId) -> FollowerStatus {
+        FollowerStatus {
+            node,
+            match_index: self.match_index,
+            next_index: self.next_index,
+            flow: match &self.flow {
+                Flow::Probe => FlowStatus::Probe,
+                Flow::Replicate(_) => FlowStatus::Replicate,
+            },
+            responded_at: self.responded_at,
+            is_fit: true,
+            priority: 0,
         }
     }
 

@@ -1,20 +1,12 @@
 //! Who counts, and how many are enough: pure arithmetic, apart from the protocol.
 //!
-//! A membership is one majority set, or two while it changes (joint consensus, §6); today only
-//! single ones are made, but nothing outside this file depends on that.
+//! A membership is one majority set, or two while it changes (joint consensus, §6): then everything
+//! needs both majorities.
 //! Next: `leader` commits by [`Membership::quorum_value`], elections count [`Membership::tally`].
 
+use super::membership::Membership;
 use crate::ids::NodeId;
-use crate::limits;
-use alloc::vec::Vec;
-
-/// The voters of a group.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Membership {
-    incoming: Vec<NodeId>,
-    /// Empty unless the membership is joint.
-    outgoing: Vec<NodeId>,
-}
+use crate::limits::VOTERS_MAX;
 
 /// How a vote stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,36 +20,14 @@ pub enum Tally {
 }
 
 impl Membership {
-    /// A membership of 1 to 7 different voters.
-    #[must_use]
-    pub fn new(mut voters: Vec<NodeId>) -> Self {
-        voters.sort_unstable();
-        voters.dedup();
-        assert!(!voters.is_empty() && voters.len() <= limits::MEMBERS_MAX);
-        Self { incoming: voters, outgoing: Vec::new() }
-    }
-
-    /// Every voter, once, in order.
-    pub fn voters(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let only_outgoing =
-            self.outgoing.iter().copied().filter(|node| !self.incoming.contains(node));
-        self.incoming.iter().copied().chain(only_outgoing)
-    }
-
-    /// Whether `node` is a voter.
-    #[must_use]
-    pub fn contains(&self, node: NodeId) -> bool {
-        self.incoming.contains(&node) || self.outgoing.contains(&node)
-    }
-
     /// The greatest value that a quorum has reached, where each voter has reached `value_of` it.
     #[must_use]
     pub fn quorum_value<V: Ord + Copy>(&self, value_of: impl Fn(NodeId) -> V) -> V {
-        let incoming = majority_value(&self.incoming, &value_of);
-        if self.outgoing.is_empty() {
+        let incoming = majority_value(self.incoming(), &value_of);
+        if !self.is_joint() {
             return incoming;
         }
-        incoming.min(majority_value(&self.outgoing, &value_of))
+        incoming.min(majority_value(self.outgoing(), &value_of))
     }
 
     /// How a vote stands, where `vote_of` is each voter's answer, if it has given one.
@@ -79,8 +49,8 @@ impl Membership {
 }
 
 fn majority_value<V: Ord + Copy>(voters: &[NodeId], value_of: &impl Fn(NodeId) -> V) -> V {
-    assert!(!voters.is_empty() && voters.len() <= limits::MEMBERS_MAX);
-    let mut values = [value_of(voters[0]); limits::MEMBERS_MAX];
+    assert!(!voters.is_empty() && voters.len() <= VOTERS_MAX);
+    let mut values = [value_of(voters[0]); VOTERS_MAX];
     let values = &mut values[..voters.len()];
     for (slot, voter) in values.iter_mut().zip(voters) {
         *slot = value_of(*voter);
@@ -93,6 +63,7 @@ fn majority_value<V: Ord + Copy>(voters: &[NodeId], value_of: &impl Fn(NodeId) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     fn membership(voters: u64) -> Membership {
         Membership::new((1..=voters).map(NodeId).collect())
@@ -119,10 +90,7 @@ mod tests {
 
     #[test]
     fn a_joint_quorum_needs_both_majorities() {
-        let joint = Membership {
-            incoming: [1, 2, 3].map(NodeId).to_vec(),
-            outgoing: [3, 4, 5].map(NodeId).to_vec(),
-        };
+        let joint = Membership::joint([1, 2, 3].map(NodeId).into(), [3, 4, 5].map(NodeId).into());
         let value = |reached: &'static [u64]| {
             joint.quorum_value(move |node| u8::from(reached.contains(&node.0)))
         };

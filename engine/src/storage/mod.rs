@@ -32,6 +32,7 @@ pub use store::Store;
 
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, NodeId, Term};
+use crate::raft::{LogPosition, Membership, Reset, Snapshot};
 use crate::record::Record;
 use alloc::vec::Vec;
 
@@ -52,24 +53,33 @@ pub struct IoId(pub u64);
 
 /// One atomic change of what is durable: the hard state, and records that replace everything from
 /// the first of them on. Whole persists become durable in the order of their ids.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Persist {
     /// Its name.
     pub io: IoId,
     /// The hard state from here on.
     pub hard_state: HardState,
+    /// Forget the whole log before the records are taken; a snapshot stands for it (§7).
+    pub reset: Option<Reset>,
     /// Consecutive records; the first follows an entry that is there and may replace later ones.
     pub records: Vec<Record>,
 }
 
-/// What a log held when it was opened.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What a log held when it was opened; the default is that of an empty one.
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Recovered {
     /// The last durable hard state.
     pub hard_state: HardState,
-    /// First index of each run of entries of one term, in order; empty for an empty log.
+    /// The newest snapshot that is whole.
+    pub snapshot: Option<Snapshot>,
+    /// The log's first entry is the one after this.
+    pub base: LogPosition,
+    /// First index of each run of entries of one term, in order, from the one that `base` is in; empty
+    /// for an empty log without a base.
     pub term_runs: Vec<(LogIndex, Term)>,
-    /// Last entry; 0 if none.
+    /// The membership entries in the log, in order.
+    pub memberships: Vec<(LogIndex, Membership)>,
+    /// Last entry; that of `base` if none.
     pub last_index: LogIndex,
     /// The last entry's stamp.
     pub last_stamp: Hlc,

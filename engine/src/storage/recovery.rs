@@ -14,6 +14,7 @@ use super::{HardState, Identity, IoId, Recovered};
 use crate::hlc::Hlc;
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use crate::limits::{Limits, SEGMENT_BYTES_MAX};
+use crate::raft::LogPosition;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -140,6 +141,9 @@ impl Store {
         };
         let recovered = Recovered {
             hard_state: replay.hard_state,
+            snapshot: None,
+            base: LogPosition::default(),
+            memberships: Vec::new(),
             term_runs: replay.term_runs,
             last_index: replay.last_index,
             last_stamp: replay.last_stamp,

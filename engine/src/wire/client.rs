@@ -6,10 +6,13 @@
 
 use super::{Frame, MAGIC, PROTOCOL_MAX, PROTOCOL_MIN, TailCheck, WireError, decode, write_frame};
 use crate::api::{CommandError, Rejection, Response};
+use crate::hlc::Hlc;
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, SessionId, Term};
 use crate::limits;
 use crate::queue::Reply;
+use crate::raft::{ChangeRequest, FollowerStatus, Membership};
 use crate::time::Micros;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bincode::{Decode, Encode};
@@ -155,6 +158,17 @@ pub enum Call {
         /// At most.
         timeout: Micros,
     },
+    /// Tail: a query; answered by whichever node is asked, as new as the leader's answer would be.
+    QueryHere,
+    /// Tail: a query; answered at once by whichever node is asked, with how old the answer is.
+    QueryStale,
+    /// Change the membership. No tail.
+    Change(ChangeRequest),
+    /// Hand leadership over. No tail.
+    Transfer {
+        /// To whom; `None`: to the best.
+        to: Option<NodeId>,
+    },
     /// How is the node? No tail; served by every node from its own knowledge.
     Status,
 }
@@ -194,6 +208,9 @@ pub enum Answer {
     Answer { at: LogIndex, reply: Reply },
     Invalid { command: u32, reply: Reply },
     TooLarge { bytes: u64, max: u64 },
+    Stale { at: LogIndex, log_time: Hlc, reply: Reply },
+    Changed { index: LogIndex, membership: Box<Membership> },
+    Transferred { leader: NodeId },
     Ready,
     TimedOut,
     Rejected(Rejection),
@@ -268,8 +285,20 @@ pub struct NodeStatus {
     pub segments: u64,
     /// Bytes in them.
     pub log_bytes: u64,
-    /// On a leader: match index of each other member.
-    pub followers: Vec<(NodeId, LogIndex)>,
+    /// The newest membership in its log.
+    pub membership: Membership,
+    /// The entry that made it; 0 for the founding one.
+    pub membership_index: LogIndex,
+    /// Whether it was removed from the cluster.
+    pub is_removed: bool,
+    /// Whether its disk, its clock and its state machine keep up, so that it may lead.
+    pub is_fit: bool,
+    /// The last entry in its newest snapshot; 0 if it has none.
+    pub snapshot_index: LogIndex,
+    /// On a leader: each other member.
+    pub followers: Vec<FollowerStatus>,
+    /// On a leader: to whom it is handing over.
+    pub transfer: Option<NodeId>,
     /// Since the process started.
     pub uptime: Micros,
     /// The build.
@@ -286,6 +315,13 @@ pub fn split_response(response: Response<Reply>) -> (Answer, Vec<Bytes>) {
         Response::SessionOpened(session) => (Answer::SessionOpened(session), Vec::new()),
         Response::SessionClosed => (Answer::SessionClosed, Vec::new()),
         Response::Answer { at, reply, bodies } => (Answer::Answer { at, reply }, bodies),
+        Response::Stale { at, log_time, reply, bodies } => {
+            (Answer::Stale { at, log_time, reply }, bodies)
+        }
+        Response::Changed { index, membership } => {
+            (Answer::Changed { index, membership }, Vec::new())
+        }
+        Response::Transferred { leader } => (Answer::Transferred { leader }, Vec::new()),
         Response::Invalid { command, reply } => (Answer::Invalid { command, reply }, Vec::new()),
         Response::TooLarge { bytes, max } => (Answer::TooLarge { bytes, max }, Vec::new()),
         Response::Ready => (Answer::Ready, Vec::new()),
@@ -303,6 +339,9 @@ pub fn join_response(answer: Answer, bodies: Vec<Bytes>) -> Response<Reply> {
         Answer::SessionOpened(session) => Response::SessionOpened(session),
         Answer::SessionClosed => Response::SessionClosed,
         Answer::Answer { at, reply } => Response::Answer { at, reply, bodies },
+        Answer::Stale { at, log_time, reply } => Response::Stale { at, log_time, reply, bodies },
+        Answer::Changed { index, membership } => Response::Changed { index, membership },
+        Answer::Transferred { leader } => Response::Transferred { leader },
         Answer::Invalid { command, reply } => Response::Invalid { command, reply },
         Answer::TooLarge { bytes, max } => Response::TooLarge { bytes, max },
         Answer::Ready => Response::Ready,

@@ -7,8 +7,9 @@
 use super::{Frame, TailCheck, WireError, decode, write_frame};
 use crate::ids::{GroupId, LogIndex, Term};
 use crate::limits;
-use crate::raft::{AppendOutcome, Body, LogPosition, Message};
+use crate::raft::{AppendOutcome, Body, LogPosition, Message, SnapshotMeta, Standing};
 use crate::record::{ChecksumSeed, Record};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bincode::{Decode, Encode};
 use bytes::{Bytes, BytesMut};
@@ -22,52 +23,92 @@ struct PeerHead {
 
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 enum PeerBody {
-    PreVoteRequest { last: (Term, LogIndex) },
-    PreVoteResponse { granted: bool },
-    VoteRequest { last: (Term, LogIndex) },
-    VoteResponse { granted: bool },
-    Append { previous: (Term, LogIndex), commit: LogIndex, round: u64, records: u32 },
-    AppendMatched { round: u64, match_index: LogIndex },
-    AppendRejected { round: u64, previous_index: LogIndex, hint: (Term, LogIndex) },
-}
-
-const fn pair(position: LogPosition) -> (Term, LogIndex) {
-    (position.term, position.index)
-}
-
-const fn position((term, index): (Term, LogIndex)) -> LogPosition {
-    LogPosition { term, index }
+    PreVoteRequest {
+        last: LogPosition,
+    },
+    PreVoteResponse {
+        granted: bool,
+    },
+    VoteRequest {
+        last: LogPosition,
+        is_transfer: bool,
+    },
+    VoteResponse {
+        granted: bool,
+    },
+    /// The tail is the records.
+    Append {
+        previous: LogPosition,
+        commit: LogIndex,
+        round: u64,
+        records: u32,
+    },
+    AppendResponse {
+        round: u64,
+        standing: Standing,
+        outcome: AppendOutcome,
+    },
+    /// The tail is the piece.
+    Snapshot {
+        round: u64,
+        meta: Box<SnapshotMeta>,
+        offset: u64,
+    },
+    SnapshotResponse {
+        round: u64,
+        standing: Standing,
+        last: LogPosition,
+        next_offset: u64,
+    },
+    TimeoutNow,
+    ReadRequest {
+        id: u64,
+    },
+    ReadResponse {
+        id: u64,
+        index: LogIndex,
+    },
+    Removed {
+        membership_index: LogIndex,
+    },
 }
 
 /// Appends a message as a frame.
 pub fn write_message(out: &mut BytesMut, group: GroupId, message: &Message) {
     let mut tail: Vec<Bytes> = Vec::new();
+    let mut check = TailCheck::Records;
     let body = match &message.body {
-        Body::PreVoteRequest { last } => PeerBody::PreVoteRequest { last: pair(*last) },
+        Body::PreVoteRequest { last } => PeerBody::PreVoteRequest { last: *last },
         Body::PreVoteResponse { granted } => PeerBody::PreVoteResponse { granted: *granted },
-        Body::VoteRequest { last } => PeerBody::VoteRequest { last: pair(*last) },
+        Body::VoteRequest { last, is_transfer } => {
+            PeerBody::VoteRequest { last: *last, is_transfer: *is_transfer }
+        }
         Body::VoteResponse { granted } => PeerBody::VoteResponse { granted: *granted },
         Body::Append { previous, commit, round, records } => {
             tail.extend(records.iter().map(|record| record.bytes().clone()));
-            PeerBody::Append {
-                previous: pair(*previous),
-                commit: *commit,
-                round: *round,
-                records: u32::try_from(records.len()).expect("limits"),
-            }
+            let records = u32::try_from(records.len()).expect("limits");
+            PeerBody::Append { previous: *previous, commit: *commit, round: *round, records }
         }
-        Body::AppendResponse { round, outcome } => match outcome {
-            AppendOutcome::Matched { match_index } => {
-                PeerBody::AppendMatched { round: *round, match_index: *match_index }
-            }
-            AppendOutcome::Rejected { previous_index, hint } => PeerBody::AppendRejected {
-                round: *round,
-                previous_index: *previous_index,
-                hint: pair(*hint),
-            },
-        },
+        Body::AppendResponse { round, standing, outcome } => {
+            PeerBody::AppendResponse { round: *round, standing: *standing, outcome: *outcome }
+        }
+        Body::Snapshot { round, meta, offset, chunk } => {
+            check = TailCheck::Frame;
+            tail.push(chunk.clone());
+            PeerBody::Snapshot { round: *round, meta: meta.clone(), offset: *offset }
+        }
+        Body::SnapshotResponse { round, standing, last, next_offset } => {
+            let (round, standing, last, next_offset) = (*round, *standing, *last, *next_offset);
+            PeerBody::SnapshotResponse { round, standing, last, next_offset }
+        }
+        Body::TimeoutNow => PeerBody::TimeoutNow,
+        Body::ReadRequest { id } => PeerBody::ReadRequest { id: *id },
+        Body::ReadResponse { id, index } => PeerBody::ReadResponse { id: *id, index: *index },
+        Body::Removed { membership_index } => {
+            PeerBody::Removed { membership_index: *membership_index }
+        }
     };
-    write_frame(out, &PeerHead { group, term: message.term, body }, &tail, TailCheck::Records);
+    write_frame(out, &PeerHead { group, term: message.term, body }, &tail, check);
 }
 
 /// Decodes a message and verifies every record in it.
@@ -86,9 +127,9 @@ pub fn read_message(
     }
     let mut tail = frame.tail.clone();
     let body = match head.body {
-        PeerBody::PreVoteRequest { last } => Body::PreVoteRequest { last: position(last) },
+        PeerBody::PreVoteRequest { last } => Body::PreVoteRequest { last },
         PeerBody::PreVoteResponse { granted } => Body::PreVoteResponse { granted },
-        PeerBody::VoteRequest { last } => Body::VoteRequest { last: position(last) },
+        PeerBody::VoteRequest { last, is_transfer } => Body::VoteRequest { last, is_transfer },
         PeerBody::VoteResponse { granted } => Body::VoteResponse { granted },
         PeerBody::Append { previous, commit, round, records: count } => {
             if count as usize > limits::APPEND_RECORDS_MAX {
@@ -99,16 +140,22 @@ pub fn read_message(
                 let record = Record::take(seed, &mut tail);
                 records.push(record.map_err(|error| tail_error(alloc::format!("{error}")))?);
             }
-            let previous = position(previous);
             Body::Append { previous, commit, round, records }
         }
-        PeerBody::AppendMatched { round, match_index } => {
-            Body::AppendResponse { round, outcome: AppendOutcome::Matched { match_index } }
+        PeerBody::AppendResponse { round, standing, outcome } => {
+            Body::AppendResponse { round, standing, outcome }
         }
-        PeerBody::AppendRejected { round, previous_index, hint } => Body::AppendResponse {
-            round,
-            outcome: AppendOutcome::Rejected { previous_index, hint: position(hint) },
-        },
+        PeerBody::Snapshot { round, meta, offset } => {
+            let chunk = tail.split_to(tail.len());
+            Body::Snapshot { round, meta, offset, chunk }
+        }
+        PeerBody::SnapshotResponse { round, standing, last, next_offset } => {
+            Body::SnapshotResponse { round, standing, last, next_offset }
+        }
+        PeerBody::TimeoutNow => Body::TimeoutNow,
+        PeerBody::ReadRequest { id } => Body::ReadRequest { id },
+        PeerBody::ReadResponse { id, index } => Body::ReadResponse { id, index },
+        PeerBody::Removed { membership_index } => Body::Removed { membership_index },
     };
     if !tail.is_empty() {
         return Err(tail_error(alloc::format!("{} bytes after the last record", tail.len())));

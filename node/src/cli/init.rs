@@ -2,7 +2,7 @@
 
 use super::{Failure, STRONG};
 use engine::ids::{ClusterId, GroupId, NodeId};
-use engine::limits::MEMBERS_MAX;
+use engine::limits::VOTERS_MAX;
 use engine::storage::{Identity, Store};
 use node::DiskPort;
 use node::disk::FileDisk;
@@ -126,8 +126,8 @@ fn check_members(
 ) -> Result<Identity, Failure> {
     members.sort();
     let count = members.len();
-    if count > MEMBERS_MAX {
-        return Err(format!("{count} members, but a cluster has at most {MEMBERS_MAX}").into());
+    if count > VOTERS_MAX {
+        return Err(format!("{count} members, but a cluster has at most {VOTERS_MAX}").into());
     }
     for pair in members.windows(2) {
         let ((first, address), (second, _)) = (&pair[0], &pair[1]);

@@ -139,18 +139,32 @@ pub(super) fn fingerprint(message: &Message) -> [u64; 2] {
     match &message.body {
         Body::PreVoteRequest { last } => [term << 4, last.term.0 << 32 | last.index.0],
         Body::PreVoteResponse { granted } => [term << 4 | 1, u64::from(*granted)],
-        Body::VoteRequest { last } => [term << 4 | 2, last.term.0 << 32 | last.index.0],
+        Body::VoteRequest { last, is_transfer } => {
+            [term << 4 | 2, last.term.0 << 32 | last.index.0 << 1 | u64::from(*is_transfer)]
+        }
         Body::VoteResponse { granted } => [term << 4 | 3, u64::from(*granted)],
         Body::Append { previous, commit, round, records } => {
             let end = previous.index.0 + records.len() as u64;
             [term << 4 | 4, end << 40 ^ commit.0 << 20 ^ round]
         }
-        Body::AppendResponse { round, outcome } => match outcome {
+        Body::AppendResponse { round, standing: _, outcome } => match outcome {
             AppendOutcome::Matched { match_index } => [term << 4 | 5, match_index.0 << 24 ^ round],
             AppendOutcome::Rejected { previous_index, hint } => {
                 [term << 4 | 6, previous_index.0 << 40 ^ hint.index.0 << 20 ^ round]
             }
+            AppendOutcome::WantsSnapshot => [term << 4 | 7, *round],
         },
+        Body::Snapshot { round, meta, offset, chunk } => {
+            let end = offset + chunk.len() as u64;
+            [term << 4 | 8, meta.last.index.0 << 40 ^ end << 20 ^ round]
+        }
+        Body::SnapshotResponse { round, standing: _, last, next_offset } => {
+            [term << 4 | 9, last.index.0 << 40 ^ next_offset << 20 ^ round]
+        }
+        Body::TimeoutNow => [term << 4 | 10, 0],
+        Body::ReadRequest { id } => [term << 4 | 11, *id],
+        Body::ReadResponse { id, index } => [term << 4 | 12, id << 20 ^ index.0],
+        Body::Removed { membership_index } => [term << 4 | 13, membership_index.0],
     }
 }
 

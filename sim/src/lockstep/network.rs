@@ -16,7 +16,7 @@ pub(super) enum Address {
 }
 
 /// Most nodes a simulated cluster has.
-const NODES_MAX: usize = engine::limits::MEMBERS_MAX;
+const NODES_MAX: usize = engine::limits::VOTERS_MAX;
 
 /// Longest way in a network that was repaired, microseconds.
 const HEALED_LATENCY_US_MAX: u64 = 2_000;

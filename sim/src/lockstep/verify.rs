@@ -39,6 +39,9 @@ impl World<'_> {
                 self.committed.applied(now_us, NodeId(node), in_term, applied)?;
             }
             Event::Truncated { from } => self.trace_other(node, [1, from.0]),
+            Event::Membership { index, .. } => self.trace_other(node, [3, index.0]),
+            Event::Removed { index } => self.trace_other(node, [4, index.0]),
+            Event::Installed { index, .. } => self.trace_other(node, [5, index.0]),
             Event::Fatal { ref reason } => {
                 self.trace_other(node, [2, 0]);
                 *fatal = Some(reason.clone());

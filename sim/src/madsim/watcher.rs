@@ -138,6 +138,9 @@ impl Observer for Watcher {
                 world.judge(result);
             }
             Event::Truncated { from } => world.event(kind::OTHER, node, [1, from.0]),
+            Event::Membership { index, .. } => world.event(kind::OTHER, node, [3, index.0]),
+            Event::Removed { index } => world.event(kind::OTHER, node, [4, index.0]),
+            Event::Installed { index, .. } => world.event(kind::OTHER, node, [5, index.0]),
             Event::Fatal { .. } => world.event(kind::OTHER, node, [2, 0]),
         }
     }

@@ -32,8 +32,10 @@ fn a_vote_is_not_sent_before_it_is_durable() {
     let mut group = Group::new(3);
     group.time_out(1);
     group.now = group.now + engine::time::Micros::from_millis(150);
-    let request =
-        Message { term: Term(1), body: Body::VoteRequest { last: LogPosition::default() } };
+    let request = Message {
+        term: Term(1),
+        body: Body::VoteRequest { last: LogPosition::default(), is_transfer: false },
+    };
     group.network.clear();
     group.network.push(group::Packet { from: NodeId(1), to: NodeId(2), message: request });
     group.deliver(0);
@@ -51,7 +53,7 @@ fn a_vote_survives_a_crash_and_the_second_candidate_is_refused() {
         to: NodeId(3),
         message: Message {
             term: Term(1),
-            body: Body::VoteRequest { last: LogPosition::default() },
+            body: Body::VoteRequest { last: LogPosition::default(), is_transfer: false },
         },
     };
     group.network.push(request(1));
@@ -169,7 +171,7 @@ fn an_entry_of_an_older_term_is_not_committed_by_counting() {
         group.answer_append(follower, 2, outcome);
     }
     let matched = group.member(2).raft.followers();
-    assert_eq!(matched.iter().filter(|(_, index)| *index == LogIndex(2)).count(), 3);
+    assert_eq!(matched.iter().filter(|f| f.match_index == LogIndex(2)).count(), 3);
     assert!(group.member(2).raft.commit_index() < LogIndex(2));
     group.settle();
     assert!(group.member(2).raft.commit_index() >= LogIndex(3));
