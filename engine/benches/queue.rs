@@ -3,7 +3,7 @@
 //! Commands are encoded beforehand, as a client does it; 256-byte bodies; one core, no log, no disk.
 
 use divan::Bencher;
-use divan::counter::ItemsCount;
+use divan::counter::{BytesCount, ItemsCount};
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, MessageId, Term};
 use engine::limits::Limits;
@@ -21,25 +21,29 @@ const MESSAGES: usize = 200_000;
 struct Fed {
     machine: Queues,
     context: CommandContext,
+    commands_in_entry: usize,
 }
 
 impl Fed {
     fn new() -> Self {
         let log_time = Hlc::from_millis(1);
-        let context = CommandContext { term: Term(1), index: LogIndex(0), log_time, offset: 32 };
-        Self { machine: Queues::new(&Limits::default()), context }
+        let context = CommandContext { term: Term(1), index: LogIndex(1), log_time, offset: 32 };
+        Self { machine: Queues::new(&Limits::default()), context, commands_in_entry: 0 }
     }
 
     /// Applies a command in an entry of its own, or in the entry of the one before, 64 to an entry.
     fn apply(&mut self, command: &[u8]) -> Reply {
-        self.context.offset += 512;
-        if self.context.offset > 64 * 512 {
+        if self.commands_in_entry == 64 {
+            self.commands_in_entry = 0;
             self.context.offset = 32;
             self.context.index = self.context.index.next();
             self.context.log_time = self.context.log_time.next();
             self.machine.advance(self.context.log_time);
         }
-        self.machine.apply(self.context, command)
+        let reply = self.machine.apply(self.context, command);
+        self.commands_in_entry += 1;
+        self.context.offset += 4 + command.len() as u32;
+        reply
     }
 }
 
@@ -153,4 +157,39 @@ fn apply_lease_with_many_outstanding(bencher: Bencher<'_, '_>, max: u32) {
             {}
         },
     );
+}
+
+/// Messages in a snapshot: so many that wait, and so many that are gone and remembered.
+const IN_SNAPSHOT: [(usize, usize); 2] = [(100_000, 0), (0, 100_000)];
+
+fn filled_with((waiting, gone): (usize, usize)) -> (Queues, Vec<u8>) {
+    let mut fed = filled(&sends(64)[..(waiting + gone).div_ceil(64)]);
+    let mode = ReceiveMode::Take;
+    let take = encoded(&Command::Receive { queue: "orders".into(), max: 256, mode });
+    while fed.machine.message_count() > waiting.next_multiple_of(64) as u64 {
+        fed.apply(&take);
+    }
+    let mut bytes = Vec::new();
+    fed.machine.snapshot(&mut bytes);
+    (fed.machine, bytes)
+}
+
+#[divan::bench(sample_count = 10, args = IN_SNAPSHOT)]
+fn snapshot(bencher: Bencher<'_, '_>, counts: (usize, usize)) {
+    let (machine, bytes) = filled_with(counts);
+    bencher
+        .counter(ItemsCount::new(counts.0 + counts.1))
+        .counter(BytesCount::new(bytes.len()))
+        .with_inputs(Vec::new)
+        .bench_refs(|out| machine.snapshot(out));
+}
+
+#[divan::bench(sample_count = 10, args = IN_SNAPSHOT)]
+fn restore(bencher: Bencher<'_, '_>, counts: (usize, usize)) {
+    let (_, bytes) = filled_with(counts);
+    bencher
+        .counter(ItemsCount::new(counts.0 + counts.1))
+        .counter(BytesCount::new(bytes.len()))
+        .with_inputs(|| Queues::new(&Limits::default()))
+        .bench_refs(|machine| machine.restore(&bytes).expect("a snapshot"));
 }

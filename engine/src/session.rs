@@ -10,6 +10,8 @@ use crate::api::CommandError;
 use crate::hlc::Hlc;
 use crate::ids::{Sequence, SessionId};
 use crate::limits::{self, Limits};
+use crate::state_machine::{RestoreError, SnapshotReader};
+use crate::wire;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use hashbrown::HashTable;
@@ -105,6 +107,11 @@ impl<R: Clone> Session<R> {
     }
 }
 
+const SNAPSHOT_VERSION: u8 = 1;
+
+/// No counter gets here within the life of a cluster; in a snapshot it is damage.
+const COUNTER_MAX: u64 = 1 << 62;
+
 /// Capacity for replies that is never given back while the session is open.
 const REPLIES_KEPT_MIN: usize = 64;
 
@@ -152,19 +159,25 @@ impl<R: Clone> Sessions<R> {
     /// Opens a session, whose id was never used before. The idlest session expires if there is no
     /// room.
     pub fn open(&mut self, now: Hlc) -> SessionId {
-        if self.table.len() >= self.sessions_max {
-            self.remove(self.idlest);
-        }
         self.id_last = self.id_last.next();
         let id = self.id_last;
-        let session = Session {
+        self.insert(Session {
             id,
             active_at: now,
             expected: Sequence(1),
             replies: VecDeque::new(),
             idler: NONE,
             busier: NONE,
-        };
+        });
+        id
+    }
+
+    /// Makes a session that is not open yet the busiest, and room for it if there is none.
+    fn insert(&mut self, session: Session<R>) {
+        if self.table.len() >= self.sessions_max {
+            self.remove(self.idlest);
+        }
+        let id = session.id;
         let number = if self.free == NONE {
             self.slots.push(session);
             u32::try_from(self.slots.len() - 1).expect("no more slots than SESSIONS_MAX")
@@ -178,7 +191,6 @@ impl<R: Clone> Sessions<R> {
         let slots = &self.slots;
         self.table.insert_unique(hash(id), number, |number| hash(slots[*number as usize].id));
         self.link(number);
-        id
     }
 
     /// Closes a session; says whether it was open.
@@ -254,6 +266,63 @@ impl<R: Clone> Sessions<R> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
+    }
+
+    /// The replies that may be asked for again, of all sessions.
+    pub fn replies(&self) -> impl Iterator<Item = &R> {
+        self.idlest_first().flat_map(|session| &session.replies)
+    }
+
+    /// Appends all sessions and their replies, the idlest session first: a version byte, the last id,
+    /// their number, and of each its id, when it was active (since the one before), the expected
+    /// sequence, and the number of replies and the replies. Equal on nodes that have applied the same
+    /// entries.
+    pub fn snapshot(&self, out: &mut Vec<u8>, write_reply: impl Fn(&R, &mut Vec<u8>)) {
+        out.push(SNAPSHOT_VERSION);
+        wire::encode_into(&(self.id_last, self.len() as u64), out);
+        let mut active_at = Hlc::ZERO;
+        for session in self.idlest_first() {
+            let since = session.active_at.0 - active_at.0;
+            active_at = session.active_at;
+            let replies = session.replies.len() as u64;
+            wire::encode_into(&(session.id, since, session.expected, replies), out);
+            session.replies.iter().for_each(|reply| write_reply(reply, out));
+        }
+    }
+
+    /// The sessions that [`snapshot`](Self::snapshot) wrote. Total. Should there be more of them than
+    /// `limits` has room for, the idlest expire, as they do when one more opens.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    pub fn restore(
+        limits: &Limits,
+        bytes: &[u8],
+        read_reply: impl Fn(&mut &[u8]) -> Result<R, RestoreError>,
+    ) -> Result<Self, RestoreError> {
+        let mut sessions = Self::new(limits);
+        let mut reader = SnapshotReader::new(bytes, SNAPSHOT_VERSION)?;
+        sessions.id_last = SessionId(reader.number(COUNTER_MAX, "the last session's id")?);
+        let mut active_at = Hlc::ZERO;
+        for _ in 0..reader.number(limits::SESSIONS_MAX as u64, "the number of sessions")? {
+            let id = SessionId(reader.number(sessions.id_last.0, "a session's id")?);
+            reader.check(sessions.find(id).is_none(), "two sessions have one id")?;
+            let since = reader.number(u64::MAX - active_at.0, "a session's activity")?;
+            active_at = Hlc(active_at.0 + since);
+            let expected = Sequence(reader.number(COUNTER_MAX, "a session's sequence")?);
+            let replies_max = expected.0.saturating_sub(1).min(limits::SESSION_WINDOW as u64);
+            let count = reader.number(replies_max, "a session's number of replies")?;
+            let mut replies = VecDeque::new();
+            for _ in 0..count {
+                replies.push_back(reader.with(&read_reply)?);
+            }
+            let is_numbered = id != SessionId::ZERO && expected != Sequence::ZERO;
+            reader.check(is_numbered, "a session or its sequence is 0")?;
+            let (idler, busier) = (NONE, NONE);
+            sessions.insert(Session { id, active_at, expected, replies, idler, busier });
+        }
+        reader.finish()?;
+        Ok(sessions)
     }
 
     /// A checksum of all sessions, equal on nodes that have applied the same entries.

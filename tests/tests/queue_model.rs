@@ -2,7 +2,8 @@
 //! searched from end to end.
 //!
 //! Every reply is compared, then every queue and every read; the machine's own invariants are checked
-//! after each step, and a second machine fed the same log must have the same digest.
+//! after each step, and a second machine fed the same log must have the same digest and snapshot. Now
+//! and then one of the two is restored from the other's snapshot.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -242,6 +243,11 @@ impl Model {
         self.sent_totals.iter().map(info).collect()
     }
 
+    fn oldest_entry(&self) -> Option<LogIndex> {
+        let in_queues = self.messages.iter().filter(|message| message.place != Place::Gone);
+        in_queues.map(|message| message.receipt.position.index).min()
+    }
+
     fn next_deadline(&self) -> Option<Hlc> {
         self.messages.iter().filter_map(Known::until).min()
     }
@@ -258,6 +264,7 @@ enum Step {
     Delete { queue: usize, ids: Vec<u8> },
     Purge { queue: usize },
     Wait { millis: u64 },
+    Restore,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -292,6 +299,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(queue, ids)| Step::Delete { queue, ids }),
         1 => queue.prop_map(|queue| Step::Purge { queue }),
         4 => (1u64..40).prop_map(|millis| Step::Wait { millis }),
+        3 => Just(Step::Restore),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -365,13 +373,14 @@ impl Run {
                 Command::Delete { queue: name(queue), ids: ids.iter().map(|n| id(*n)).collect() }
             }
             Step::Purge { queue } => Command::Purge { queue: name(queue) },
-            Step::Wait { .. } => return None,
+            Step::Wait { .. } | Step::Restore => return None,
         })
     }
 
     fn perform(&mut self, step: &Step, new_entry: bool) {
         match step {
             Step::Wait { millis } => self.next_entry(*millis),
+            Step::Restore => self.restore(),
             _ if new_entry || self.context.index == LogIndex(0) => self.next_entry(0),
             _ => {}
         }
@@ -394,9 +403,26 @@ impl Run {
         self.context.offset += 4 + bytes.len() as u32;
     }
 
+    /// For a machine that is no longer in the model's state.
+    fn perform_unmodelled(&mut self, step: &Step) {
+        self.next_entry(if let Step::Wait { millis } = step { *millis } else { 0 });
+        let Some(command) = self.command(step) else { return };
+        let mut bytes = Vec::new();
+        command.encode_into(&mut bytes);
+        self.machine.apply(self.context, &bytes);
+    }
+
+    /// From now on the model is compared with a machine that has another history.
+    fn restore(&mut self) {
+        std::mem::swap(&mut self.machine, &mut self.twin);
+        self.machine.restore(&snapshot(&self.twin)).unwrap();
+    }
+
     fn compare(&self) {
         self.machine.check_invariants();
         assert_eq!(self.machine.digest(), self.twin.digest());
+        assert_eq!(snapshot(&self.machine), snapshot(&self.twin));
+        assert_eq!(self.machine.oldest_entry(), self.model.oldest_entry());
         let query = |query: Query| self.machine.query(&query.encode());
         let infos = self.model.list();
         assert_eq!(self.machine.queue_count(), infos.len() as u64);
@@ -427,6 +453,12 @@ impl Run {
             }
         }
     }
+}
+
+fn snapshot(machine: &Queues) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    machine.snapshot(&mut bytes);
+    bytes
 }
 
 fn check_bodies(reply: &Reply, bodies: &[BodyRef]) {
@@ -502,6 +534,36 @@ proptest! {
         for (step, new_entry) in steps.iter().zip(new_entries) {
             run.perform(step, new_entry);
             run.compare();
+        }
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_refused_or_a_sound_state(
+        before in steps(),
+        after in steps(),
+        at in any::<prop::sample::Index>(),
+        value: u8,
+        cut: bool,
+    ) {
+        let mut run = Run::new();
+        before.iter().for_each(|step| run.perform(step, true));
+        let mut bytes = snapshot(&run.machine);
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        bytes.truncate(if cut { at } else { bytes.len() });
+        if run.machine.restore(&bytes).is_err() {
+            return Ok(());
+        }
+        run.machine.check_invariants();
+        let mut again = Queues::new(&limits());
+        again.restore(&snapshot(&run.machine)).unwrap();
+        prop_assert_eq!(again.digest(), run.machine.digest());
+        // Behind all entries and stamps that the damaged bytes may tell.
+        run.context.index = LogIndex(1 << 62);
+        run.context.log_time = Hlc(u64::MAX / 2);
+        for step in &after {
+            run.perform_unmodelled(step);
+            run.machine.check_invariants();
         }
     }
 

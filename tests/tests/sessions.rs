@@ -1,5 +1,5 @@
 //! Sessions against a model that is too simple to be wrong: a list in the order of activity, each
-//! with every reply ever given.
+//! with every reply ever given. Now and then the sessions are restored from their snapshot.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -8,6 +8,7 @@ use engine::hlc::Hlc;
 use engine::ids::{Sequence, SessionId};
 use engine::limits::{self, Limits};
 use engine::session::{Sessions, Verdict};
+use engine::state_machine::RestoreError;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -112,6 +113,7 @@ enum Step {
     Wait {
         millis: u64,
     },
+    Restore,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -124,8 +126,24 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             Step::Block { id, behind, ahead, count, unacked }
         }),
         3 => (1u64..20).prop_map(|millis| Step::Wait { millis }),
+        2 => Just(Step::Restore),
     ];
     prop::collection::vec(step, 1..120)
+}
+
+fn snapshot(sessions: &Sessions<u64>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    sessions.snapshot(&mut bytes, |reply, out| out.extend_from_slice(&reply.to_le_bytes()));
+    bytes
+}
+
+fn restore(bytes: &[u8]) -> Result<Sessions<u64>, RestoreError> {
+    Sessions::restore(&limits(), bytes, |bytes| {
+        let short = RestoreError::Damaged { what: "a reply", at: 0 };
+        let (reply, rest) = bytes.split_first_chunk().ok_or(short)?;
+        *bytes = rest;
+        Ok(u64::from_le_bytes(*reply))
+    })
 }
 
 struct Run {
@@ -137,6 +155,16 @@ struct Run {
 }
 
 impl Run {
+    fn new() -> Self {
+        Self {
+            model: Model::default(),
+            sessions: Sessions::new(&limits()),
+            twin: Sessions::new(&limits()),
+            now: Hlc::from_millis(500),
+            replies: 0,
+        }
+    }
+
     fn perform(&mut self, step: &Step) {
         let now = self.now;
         match *step {
@@ -158,6 +186,11 @@ impl Run {
                 self.model.advance(self.now);
                 self.sessions.advance(self.now);
                 self.twin.advance(self.now);
+            }
+            // From now on the model is compared with sessions that have another history.
+            Step::Restore => {
+                std::mem::swap(&mut self.sessions, &mut self.twin);
+                self.sessions = restore(&snapshot(&self.twin)).unwrap();
             }
         }
     }
@@ -186,6 +219,8 @@ impl Run {
         self.sessions.check_invariants();
         assert_eq!(self.sessions.len(), self.model.sessions.len());
         assert_eq!(self.sessions.digest(|reply| *reply), self.twin.digest(|reply| *reply));
+        assert_eq!(snapshot(&self.sessions), snapshot(&self.twin));
+        assert!(self.sessions.replies().eq(self.twin.replies()));
         for id in 1..=self.model.opened + 1 {
             let id = SessionId(id);
             for sequence in 0..self.model.expected(id) + 2 {
@@ -200,14 +235,29 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
+    fn a_damaged_snapshot_is_refused_or_sound_sessions(
+        before in steps(), at in any::<prop::sample::Index>(), value: u8, cut: bool,
+    ) {
+        let mut run = Run::new();
+        before.iter().for_each(|step| run.perform(step));
+        let mut bytes = snapshot(&run.sessions);
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        bytes.truncate(if cut { at } else { bytes.len() });
+        if let Ok(mut sessions) = restore(&bytes) {
+            sessions.check_invariants();
+            let again = restore(&snapshot(&sessions)).unwrap();
+            prop_assert_eq!(again.digest(|reply| *reply), sessions.digest(|reply| *reply));
+            // No earlier than any stamp that the damaged bytes may tell.
+            sessions.advance(Hlc(u64::MAX));
+            sessions.open(Hlc(u64::MAX));
+            sessions.check_invariants();
+        }
+    }
+
+    #[test]
     fn sessions_answer_like_the_model(steps in steps()) {
-        let mut run = Run {
-            model: Model::default(),
-            sessions: Sessions::new(&limits()),
-            twin: Sessions::new(&limits()),
-            now: Hlc::from_millis(500),
-            replies: 0,
-        };
+        let mut run = Run::new();
         for step in &steps {
             run.perform(step);
             run.compare();
@@ -252,6 +302,62 @@ fn the_idlest_session_makes_room_for_a_new_one() {
     assert_eq!(sessions.len(), SESSIONS_MAX);
     assert!(sessions.session(second).is_none());
     assert!(sessions.session(first).is_some());
+}
+
+#[test]
+fn a_retry_after_a_restore_gets_the_same_reply() {
+    let mut sessions = Sessions::new(&limits());
+    let id = sessions.open(Hlc(1));
+    sessions.record(id, Sequence(1), 17);
+    sessions.record(id, Sequence(2), 18);
+    sessions.touch(id, Sequence(2), Hlc(2)).unwrap();
+    let mut restored = restore(&snapshot(&sessions)).unwrap();
+    assert_eq!(restored.check(id, Sequence(2)), Verdict::Replay(18));
+    assert_eq!(restored.check(id, Sequence(3)), Verdict::Apply);
+    let gap = CommandError::SequenceGap { expected: Sequence(3) };
+    assert_eq!(restored.check(id, Sequence(4)), Verdict::Refuse(gap));
+    assert_eq!(restored.check(id, Sequence(1)), Verdict::Refuse(CommandError::ReplyForgotten));
+    restored.advance(Hlc(3).after_millis(IDLE_MILLIS_MAX));
+    let expired = Verdict::Refuse(CommandError::SessionExpired);
+    assert_eq!(restored.check(id, Sequence(3)), expired);
+    assert_eq!(restored.open(Hlc(4)), SessionId(id.0 + 1), "ids are not used again");
+}
+
+#[test]
+fn too_many_restored_sessions_make_room_as_too_many_opened_ones_do() {
+    let many = Limits { sessions_max: SESSIONS_MAX + 2, ..limits() };
+    let mut sessions = Sessions::<u64>::new(&many);
+    let ids: Vec<_> = (1..=SESSIONS_MAX as u64 + 2).map(|at| sessions.open(Hlc(at))).collect();
+    let restored = restore(&snapshot(&sessions)).unwrap();
+    restored.check_invariants();
+    assert_eq!(restored.len(), SESSIONS_MAX);
+    assert!(restored.session(ids[1]).is_none());
+    assert!(restored.session(ids[2]).is_some());
+}
+
+#[test]
+fn the_snapshot_of_sessions_is_pinned() {
+    let mut sessions = Sessions::new(&limits());
+    let (first, second) = (sessions.open(Hlc(5)), sessions.open(Hlc(6)));
+    sessions.record(second, Sequence(1), 0x11);
+    sessions.record(second, Sequence(2), 0x12);
+    sessions.touch(first, Sequence(1), Hlc(300)).unwrap();
+    sessions.close(first);
+    let third = sessions.open(Hlc(300));
+    sessions.record(third, Sequence(1), 0x13);
+    sessions.touch(third, Sequence(2), Hlc(301)).unwrap();
+    let reply = |number: u8| [&[number][..], &[0; 7]].concat();
+    let expected =
+        [&[1, 3, 2][..], &[2, 6, 3, 2], &reply(0x11), &reply(0x12), &[3, 251, 39, 1, 2, 0]];
+    assert_eq!(snapshot(&sessions), expected.concat());
+}
+
+#[test]
+fn sessions_of_a_newer_build_are_refused_as_such() {
+    let error = restore(&[2, 0, 0]).unwrap_err();
+    assert_eq!(error, RestoreError::Version { version: 2 });
+    assert!(error.to_string().ends_with("upgrade this node"), "{error}");
+    assert!(matches!(restore(&[]), Err(RestoreError::Damaged { at: 0, .. })));
 }
 
 #[test]

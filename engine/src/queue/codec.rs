@@ -16,12 +16,12 @@
 //! A query is a version byte and the [`Query`] in bincode.
 
 use super::command::{Command, Held, Message, Query, ReceiveMode};
-use super::reader::{Item, Reader};
 use super::reply::Invalid;
 use crate::hlc::Hlc;
-use crate::ids::MessageId;
+use crate::ids::{LeaseToken, LogIndex, MessageId, Position};
 use crate::limits;
 use crate::wire;
+use crate::wire::reader::Reader;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 
@@ -378,6 +378,27 @@ impl<'a> Messages<'a> {
         let mut reader = Reader(&command[rest..]);
         let others = core::iter::from_fn(move || SentView::read(command, &mut reader));
         self.first.into_iter().chain(others)
+    }
+}
+
+/// What a command can have a list of.
+pub(super) trait Item: Sized {
+    /// Reads one.
+    fn read(reader: &mut Reader<'_>) -> Option<Self>;
+}
+
+impl Item for MessageId {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        reader.array().map(Self)
+    }
+}
+
+impl Item for Held {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let index = LogIndex(reader.number()?);
+        let offset = reader.number_u32()?;
+        let token = LeaseToken(reader.number()?);
+        Some(Self { position: Position { index, offset }, token })
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) struct Dedup {
     oldest: SlotNo,
     newest: SlotNo,
     window_millis: u64,
-    sends_since_forgetting: u64,
+    /// Replicated state like the rest: it bounds what the next step forgets.
+    pub(super) sends_since_forgetting: u64,
 }
 
 /// An id with its hash.
@@ -45,16 +46,26 @@ impl Dedup {
         Self { table: Table::new(), oldest, newest, window_millis, sends_since_forgetting: 0 }
     }
 
+    /// For how long an id is known at least, in log time.
+    pub(super) fn window_millis(&self) -> u64 {
+        self.window_millis
+    }
+
     /// The message with this id, in a queue or only remembered.
     pub(super) fn find(&self, messages: &Messages, id: HashedId) -> Option<SlotNo> {
         let is_it = |number: &SlotNo| messages[*number].id == id.id;
         self.table.find(id.hash, is_it).copied()
     }
 
-    /// Remembers the id of a message that was just sent.
-    pub(super) fn insert(&mut self, messages: &mut Messages, id: HashedId, number: SlotNo) {
+    /// Knows the id of a message whose window is over, for as long as it is in a queue.
+    pub(super) fn insert_forgotten(&mut self, messages: &Messages, id: HashedId, number: SlotNo) {
         let rehash = |number: &SlotNo| HashedId::new(messages[*number].id).hash;
         self.table.insert(id.hash, number, rehash);
+    }
+
+    /// Remembers the id of a message that was just sent.
+    pub(super) fn insert(&mut self, messages: &mut Messages, id: HashedId, number: SlotNo) {
+        self.insert_forgotten(messages, id, number);
         self.sends_since_forgetting += 1;
         match self.newest {
             NO_SLOT => self.oldest = number,

@@ -72,6 +72,7 @@ impl Queues {
         let mut hasher = Xxh3::new();
         let mut number = |value: u64| hasher.update(&value.to_le_bytes());
         number(self.token_last.0);
+        number(self.dedup.sends_since_forgetting);
         number(self.lines_by_name.len() as u64);
         for (name, line) in &self.lines_by_name {
             let line = &self.lines[*line as usize];
@@ -91,10 +92,6 @@ impl Queues {
     fn digest_message(&self, slot_number: u32, number: &mut impl FnMut(u64)) {
         let slot = &self.messages[slot_number];
         let receipt = self.messages.receipt(slot_number);
-        let hold = match slot.state() {
-            State::Gone | State::Available => None,
-            State::Leased | State::Delayed => self.leases.find(receipt.position),
-        };
         let id = u128::from_le_bytes(slot.id.0);
         number(id as u64);
         number((id >> 64) as u64);
@@ -102,9 +99,15 @@ impl Queues {
         number(u64::from(receipt.position.offset));
         number(receipt.term.0);
         number(receipt.stamp.0);
+        number(slot.state() as u64);
+        // What else a slot says of a message that is gone, nobody can ask for.
+        let hold = match slot.state() {
+            State::Gone => return,
+            State::Available => None,
+            State::Leased | State::Delayed => self.leases.find(receipt.position),
+        };
         number(u64::from(slot.len));
         number(u64::from(slot.attempts()));
-        number(slot.state() as u64);
         number(u64::from(slot.is_remembered()));
         number(hold.map_or(0, |hold| hold.token.0));
         number(hold.map_or(Hlc::ZERO, |hold| hold.until).0);

@@ -78,22 +78,60 @@ impl Line {
         self.available + self.leased + self.delayed
     }
 
+    /// The oldest message.
+    pub(super) fn first(&self) -> Option<SlotNo> {
+        (self.first != NO_SLOT).then_some(self.first)
+    }
+
     /// Appends a message that was just sent.
     pub(super) fn push(&mut self, messages: &mut Messages, number: SlotNo) {
+        if self.fresh == NO_SLOT {
+            self.fresh = number;
+        }
+        self.available += 1;
+        self.append(messages, number);
+    }
+
+    /// Appends a message of a snapshot, whatever its state. To be called for all messages of the
+    /// queue in their order, beginning with a `sent_total` that does not count them, so that the
+    /// milestones are where they would be had the messages before them been sent and gone.
+    ///
+    /// Gives false if there can be no such message at this place.
+    pub(super) fn push_restored(&mut self, messages: &mut Messages, number: SlotNo) -> bool {
+        let slot = &messages[number];
+        let state = slot.state();
+        let is_possible = match (slot.is_fresh(), state) {
+            (true, State::Available) => true,
+            (false, State::Available | State::Leased | State::Delayed) => self.fresh == NO_SLOT,
+            (true, State::Leased | State::Delayed) | (_, State::Gone) => false,
+        };
+        if !is_possible {
+            return false;
+        }
+        if slot.is_fresh() {
+            self.push(messages, number);
+            return true;
+        }
+        if state == State::Available {
+            self.put_back(messages, number);
+        }
+        *self.count_mut(state) += 1;
+        self.append(messages, number);
+        true
+    }
+
+    /// Links a message to the end.
+    fn append(&mut self, messages: &mut Messages, number: SlotNo) {
         messages[number].previous = self.last;
         match self.last {
             NO_SLOT => self.first = number,
             last => messages[last].next = number,
         }
         self.last = number;
-        if self.fresh == NO_SLOT {
-            self.fresh = number;
-        }
         let is_due = core::mem::take(&mut self.is_milestone_due);
         if is_due || self.sent_total.is_multiple_of(MILESTONE_EVERY) {
             self.add_milestone(messages, number);
         }
-        self.available += 1;
         self.sent_total += 1;
     }
 

@@ -3,7 +3,8 @@
 //! Owns the parts and the moves between them: a message is in exactly one state of one queue, and
 //! each state's bookkeeping is kept by the part that it belongs to. Reads no time but the stamps of
 //! log entries, and no limit that may differ between nodes while it applies.
-//! Next: `line` for order, `leases` for holds, `dedup` for ids, `messages` for what is kept.
+//! Next: `line` for order, `leases` for holds, `dedup` for ids, `messages` for what is kept, `snapshot`
+//! for all of it in bytes.
 
 use super::codec::{CommandView, Items, Messages as SentMessages, SentView};
 use super::command::{Held, Query, ReceiveMode};
@@ -12,10 +13,11 @@ use super::leases::{Hold, Leases};
 use super::line::{Line, watch_key};
 use super::messages::{Messages, SlotNo, State};
 use super::reply::{Browsed, Delivered, Invalid, QueueInfo, Reply, Sent};
+use super::snapshot;
 use crate::hlc::Hlc;
-use crate::ids::{LeaseToken, MessageId, Position};
+use crate::ids::{LeaseToken, LogIndex, MessageId, Position};
 use crate::limits::{self, Limits};
-use crate::state_machine::{BodyRef, CommandContext, StateMachine, Watched};
+use crate::state_machine::{BodyRef, CommandContext, RestoreError, StateMachine, Watched};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -45,16 +47,21 @@ pub struct Queues {
     /// Lines with something to wake watchers for.
     woken: Vec<u32>,
     /// Only for validation: it may differ between nodes.
-    body_bytes_max: u32,
+    pub(super) body_bytes_max: u32,
 }
 
 impl Queues {
     /// No queues.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
+        let body_bytes_max = limits.body_bytes_max.min(limits::BODY_BYTES_MAX);
+        Self::empty(Dedup::new(limits.dedup_window_millis), body_bytes_max)
+    }
+
+    pub(super) fn empty(dedup: Dedup, body_bytes_max: u32) -> Self {
         Self {
             messages: Messages::new(),
-            dedup: Dedup::new(limits.dedup_window_millis),
+            dedup,
             leases: Leases::new(),
             lines: Vec::new(),
             lines_by_key: HashTable::new(),
@@ -62,7 +69,7 @@ impl Queues {
             token_last: LeaseToken::ZERO,
             message_count: 0,
             woken: Vec::new(),
-            body_bytes_max: limits.body_bytes_max.min(limits::BODY_BYTES_MAX),
+            body_bytes_max,
         }
     }
 
@@ -83,7 +90,7 @@ impl Queues {
         self.lines_by_key.find(watch_key(name), is_it).copied()
     }
 
-    fn find_or_create_line(&mut self, name: &str) -> u32 {
+    pub(super) fn find_or_create_line(&mut self, name: &str) -> u32 {
         if let Some(line) = self.find_line(name) {
             return line;
         }
@@ -475,5 +482,25 @@ impl StateMachine for Queues {
 
     fn digest(&self) -> u64 {
         self.digest_state()
+    }
+
+    fn snapshot(&self, out: &mut Vec<u8>) {
+        self.write_snapshot(out);
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.read_snapshot(bytes)
+    }
+
+    fn oldest_entry(&self) -> Option<LogIndex> {
+        self.oldest_entry_in_queues()
+    }
+
+    fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
+        snapshot::write_reply(reply, out);
+    }
+
+    fn read_reply(bytes: &mut &[u8]) -> Result<Reply, RestoreError> {
+        snapshot::read_reply(bytes)
     }
 }

@@ -33,6 +33,28 @@ pub(super) enum State {
     Delayed,
 }
 
+impl State {
+    /// Two bits, of which a snapshot is made too.
+    pub(super) fn bits(self) -> u32 {
+        match self {
+            Self::Gone => 0,
+            Self::Available => 1,
+            Self::Leased => 2,
+            Self::Delayed => 3,
+        }
+    }
+
+    /// From the lowest two bits.
+    pub(super) fn from_bits(bits: u32) -> Self {
+        match bits & STATE_MASK {
+            0 => Self::Gone,
+            1 => Self::Available,
+            2 => Self::Leased,
+            _ => Self::Delayed,
+        }
+    }
+}
+
 /// A message.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
@@ -56,29 +78,19 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() == 48);
 
 const ATTEMPTS_SHIFT: u32 = 4;
-const ATTEMPTS_MAX: u32 = u32::MAX >> ATTEMPTS_SHIFT;
+/// Attempts are counted up to here.
+pub(super) const ATTEMPTS_MAX: u32 = u32::MAX >> ATTEMPTS_SHIFT;
 const MILESTONE: u32 = 0b1000;
 const REMEMBERED: u32 = 0b100;
 const STATE_MASK: u32 = 0b11;
 
 impl Slot {
     pub(super) fn state(&self) -> State {
-        match self.packed & STATE_MASK {
-            0 => State::Gone,
-            1 => State::Available,
-            2 => State::Leased,
-            _ => State::Delayed,
-        }
+        State::from_bits(self.packed)
     }
 
     pub(super) fn set_state(&mut self, state: State) {
-        let bits = match state {
-            State::Gone => 0,
-            State::Available => 1,
-            State::Leased => 2,
-            State::Delayed => 3,
-        };
-        self.packed = self.packed & !STATE_MASK | bits;
+        self.packed = self.packed & !STATE_MASK | state.bits();
     }
 
     /// Whether the id is within the dedup window.
@@ -108,6 +120,12 @@ impl Slot {
         if self.attempts() < ATTEMPTS_MAX {
             self.packed += 1 << ATTEMPTS_SHIFT;
         }
+    }
+
+    /// Of a message that is restored.
+    pub(super) fn set_attempts(&mut self, attempts: u32) {
+        assert!(attempts <= ATTEMPTS_MAX);
+        self.packed = self.packed & !(u32::MAX << ATTEMPTS_SHIFT) | attempts << ATTEMPTS_SHIFT;
     }
 
     /// Whether nobody has received the message yet. Such messages are the end of their queue.

@@ -12,9 +12,9 @@ mod leases;
 mod line;
 mod machine;
 mod messages;
-mod reader;
 mod reply;
 mod slab;
+mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use bincode::{Decode, Encode};
 
 /// The proof that a message is in the log, and where: the same for every send of the same id within
 /// the dedup window.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Encode, Decode)]
 pub struct Receipt {
     /// The one global order.
     pub position: Position,

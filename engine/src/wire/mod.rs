@@ -17,6 +17,7 @@
 
 pub mod client;
 pub mod peer;
+pub(crate) mod reader;
 
 use crate::limits;
 use alloc::vec::Vec;

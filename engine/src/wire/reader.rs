@@ -1,16 +1,14 @@
-//! Reads the few shapes that commands are made of, without copying.
+//! Reads the few shapes that commands and snapshots are made of, without copying.
 //!
 //! The format is bincode's (little-endian, varint), which `wire` writes; reading it by hand is what
 //! makes a send cheap enough, several times faster than the general decoder. Total: whatever the
-//! bytes, a method gives a value or `None`. Next: `codec`.
+//! bytes, a method gives a value or `None`. Next: `queue::codec` and `state_machine`.
 
 use crate::hlc::Hlc;
-use crate::ids::{LeaseToken, LogIndex, MessageId, Position};
-use crate::queue::Held;
 
 /// Bytes that are left to read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 /// First bytes of numbers that take more than one byte.
 const U16_FOLLOWS: u8 = 251;
@@ -18,23 +16,23 @@ const U32_FOLLOWS: u8 = 252;
 const U64_FOLLOWS: u8 = 253;
 
 impl<'a> Reader<'a> {
-    pub(super) fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (array, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*array)
     }
 
-    pub(super) fn slice(&mut self, len: u64) -> Option<&'a [u8]> {
+    pub(crate) fn slice(&mut self, len: u64) -> Option<&'a [u8]> {
         let (slice, rest) = self.0.split_at_checked(usize::try_from(len).ok()?)?;
         self.0 = rest;
         Some(slice)
     }
 
-    pub(super) fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let [first] = self.array()?;
         match first {
             0..U16_FOLLOWS => Some(u64::from(first)),
@@ -45,40 +43,20 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn number_u32(&mut self) -> Option<u32> {
+    pub(crate) fn number_u32(&mut self) -> Option<u32> {
         u32::try_from(self.number()?).ok()
     }
 
-    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = self.number()?;
         self.slice(len)
     }
 
-    pub(super) fn string(&mut self) -> Option<&'a str> {
+    pub(crate) fn string(&mut self) -> Option<&'a str> {
         core::str::from_utf8(self.bytes()?).ok()
     }
 
-    pub(super) fn stamp(&mut self) -> Option<Hlc> {
+    pub(crate) fn stamp(&mut self) -> Option<Hlc> {
         self.number().map(Hlc)
-    }
-}
-
-/// What a command can have a list of.
-pub(super) trait Item: Sized {
-    fn read(reader: &mut Reader<'_>) -> Option<Self>;
-}
-
-impl Item for MessageId {
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        reader.array().map(Self)
-    }
-}
-
-impl Item for Held {
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let index = LogIndex(reader.number()?);
-        let offset = reader.number_u32()?;
-        let token = LeaseToken(reader.number()?);
-        Some(Self { position: Position { index, offset }, token })
     }
 }
