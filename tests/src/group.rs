@@ -51,6 +51,8 @@ pub struct Group {
     pub network: Vec<Packet>,
     /// The time, one for all.
     pub now: Micros,
+    /// Whether deadlines that have passed wait for [`Group::time_out`].
+    has_manual_timers: bool,
     proposals: u64,
     restarts: u64,
     leaders: BTreeMap<Term, NodeId>,
@@ -99,12 +101,21 @@ impl Group {
             members: images.into_iter().zip(1..).map(member).collect(),
             network: Vec::new(),
             now,
+            has_manual_timers: false,
             proposals: proposals.unwrap_or(0),
             restarts: 0,
             leaders: BTreeMap::new(),
             committed: Vec::new(),
             read_floors: BTreeMap::new(),
         }
+    }
+
+    /// The same with timers that fire when the test says so and not by themselves: time may pass
+    /// for one member without the others' campaigning too.
+    #[must_use]
+    pub fn with_manual_timers(mut self) -> Self {
+        self.has_manual_timers = true;
+        self
     }
 
     /// Member `node`.
@@ -121,16 +132,30 @@ impl Group {
     }
 
     fn act(&mut self, node: u64, act: impl FnOnce(&mut Raft, Micros, &mut Vec<Output>)) {
+        self.act_with_timers(node, !self.has_manual_timers, act);
+    }
+
+    fn act_with_timers(
+        &mut self,
+        node: u64,
+        may_fire: bool,
+        act: impl FnOnce(&mut Raft, Micros, &mut Vec<Output>),
+    ) {
         if self.member(node).is_down {
             return;
         }
         let mut out = Vec::new();
         let now = self.now;
         act(&mut self.member(node).raft, now, &mut out);
-        if self.member(node).raft.wants_first_entry() {
+        let is_newly_elected = self.member(node).raft.wants_first_entry();
+        if is_newly_elected {
             self.append(node);
         }
-        self.member(node).raft.on_turn(now, &mut out);
+        let raft = &mut self.member(node).raft;
+        // Who was just elected says so at once, which is a heartbeat that is due.
+        let just_before = raft.next_deadline() - Micros(1);
+        let turn_at = if may_fire || is_newly_elected { now } else { now.min(just_before) };
+        raft.on_turn(turn_at, &mut out);
         for output in out {
             self.take(node, output);
         }
@@ -253,7 +278,21 @@ impl Group {
     /// The member's next deadline passes. Time is one for all here.
     pub fn time_out(&mut self, node: u64) {
         self.now = self.now.max(self.member(node).raft.next_deadline());
-        self.act(node, |_, _, _| {});
+        self.act_with_timers(node, true, |_, _, _| {});
+    }
+
+    /// Time passes: everybody's timers fire, and whatever is said arrives among the `reachable`.
+    pub fn run_among(&mut self, reachable: &[u64], millis: u64) {
+        let end = self.now + Micros::from_millis(millis);
+        while self.now < end {
+            self.now = self.now + Micros::from_millis(5);
+            for node in 1..=self.members.len() as u64 {
+                if self.member(node).raft.next_deadline() <= self.now {
+                    self.time_out(node);
+                }
+            }
+            self.settle_among(reachable);
+        }
     }
 
     /// The member's loop turns.
@@ -265,6 +304,12 @@ impl Group {
     pub fn deliver(&mut self, packet: usize) {
         let Packet { from, to, message } = self.network.remove(packet);
         self.act(to.0, |raft, now, out| raft.on_message(from, message, now, out));
+    }
+
+    /// A message arrives that the test makes up, before everything that is under way.
+    pub fn say(&mut self, from: u64, to: u64, message: Message) {
+        self.network.insert(0, Packet { from: NodeId(from), to: NodeId(to), message });
+        self.deliver(0);
     }
 
     /// The network makes a second copy of the `packet`th message under way.
@@ -348,6 +393,32 @@ impl Group {
         self.network.retain(|packet| packet.from.0 != node && packet.to.0 != node);
     }
 
+    /// Loses what is under way between two members.
+    pub fn drop_packets_between(&mut self, a: u64, b: u64) {
+        let is_between = |from, to| (from, to) == (a, b) || (from, to) == (b, a);
+        self.network.retain(|packet| !is_between(packet.from.0, packet.to.0));
+    }
+
+    /// The terms of the member's entries, in order.
+    #[must_use]
+    pub fn log(&self, node: u64) -> Vec<u64> {
+        let raft = &self.members[node as usize - 1].raft;
+        let term = |index| raft.term_at(LogIndex(index)).expect("within the log").0;
+        (1..=raft.last_index().0).map(term).collect()
+    }
+
+    /// Every member's role, in order.
+    #[must_use]
+    pub fn roles(&self) -> Vec<RoleName> {
+        self.members.iter().map(|member| member.raft.role()).collect()
+    }
+
+    /// Every member's term, in order.
+    #[must_use]
+    pub fn terms(&self) -> Vec<u64> {
+        self.members.iter().map(|member| member.raft.term().0).collect()
+    }
+
     /// Makes `node` campaign and win, everybody answering.
     pub fn elect(&mut self, node: u64) {
         let everybody: Vec<u64> = (1..=self.members.len() as u64).collect();
@@ -373,8 +444,7 @@ impl Group {
                 self.flush(*member, usize::MAX);
             }
         }
-        let roles: Vec<RoleName> = self.members.iter().map(|member| member.raft.role()).collect();
-        panic!("member {node} is not elected among {reachable:?}: {roles:?}");
+        panic!("member {node} is not elected among {reachable:?}: {:?}", self.roles());
     }
 
     fn check_safety(&mut self) {
