@@ -3,10 +3,11 @@
 
 use crate::group::settings;
 use crate::image::{Image, sized_record};
-use crate::messages::{pre_vote_response, vote_response};
+use crate::messages::{append_of, matched, pre_vote_response, vote_response};
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Term};
 use engine::raft::{Message, Output, Raft, RoleName, Settings};
+use engine::record::Record;
 use engine::storage::{HardState, IoId, Persist};
 use engine::time::Micros;
 
@@ -71,18 +72,61 @@ impl Solo {
         if role != RoleName::Follower {
             solo.time_out();
         }
-        // Every other member says yes until it is enough.
-        for voter in 2..=members {
-            if is_past_election && solo.raft.role() == RoleName::PreCandidate {
-                solo.hear(voter, pre_vote_response(term, true));
-            }
+        if is_past_election {
+            solo.win_pre_votes(members);
         }
-        for voter in 2..=members {
-            if role == RoleName::Leader && solo.raft.role() == RoleName::Candidate {
-                solo.hear(voter, vote_response(term, true));
-            }
+        if role == RoleName::Leader {
+            solo.win_votes(members);
         }
         assert_eq!((solo.raft.role(), solo.raft.term()), (role, Term(term)));
+        solo.sent.clear();
+        solo
+    }
+
+    /// A leader of term 1 with settings of the test's own; its first entry is not replicated yet.
+    #[must_use]
+    pub fn leader(settings: Settings, members: u64) -> Self {
+        let mut solo = Self::on_disk(settings, Image::default());
+        solo.campaign(members);
+        assert!(solo.raft.is_leader());
+        solo.sent.clear();
+        solo
+    }
+
+    /// Its time is over, and the others promise it their votes and give them, as far as is needed.
+    pub fn campaign(&mut self, members: u64) {
+        self.time_out();
+        self.win_pre_votes(members);
+        self.win_votes(members);
+    }
+
+    fn win_pre_votes(&mut self, members: u64) {
+        let next_term = self.raft.term().0 + 1;
+        for voter in 2..=members {
+            if self.raft.role() == RoleName::PreCandidate {
+                self.hear(voter, pre_vote_response(next_term, true));
+            }
+        }
+    }
+
+    fn win_votes(&mut self, members: u64) {
+        let term = self.raft.term().0;
+        for voter in 2..=members {
+            if self.raft.role() == RoleName::Candidate {
+                self.hear(voter, vote_response(term, true));
+            }
+        }
+    }
+
+    /// A leader of `term` whose followers have its whole log, the first entry of the term too, which
+    /// is committed; everything later is sent to them as it comes.
+    #[must_use]
+    pub fn replicating(members: u64, term: u64, terms: &[u64]) -> Self {
+        let mut solo = Self::in_role(RoleName::Leader, members, term, terms);
+        let last = solo.raft.last_index().0;
+        for follower in 2..=members {
+            solo.hear(follower, matched(term, last));
+        }
         solo.sent.clear();
         solo
     }
@@ -109,6 +153,11 @@ impl Solo {
         }
     }
 
+    /// Entries that were asked for were read from the disk.
+    pub fn fetched(&mut self, follower: u64, records: Vec<Record>) {
+        self.act(|raft, _, out| raft.on_fetched(NodeId(follower), records, out));
+    }
+
     /// A message of `from` arrives.
     pub fn hear(&mut self, from: u64, message: Message) {
         self.act(|raft, now, out| raft.on_message(NodeId(from), message, now, out));
@@ -125,6 +174,15 @@ impl Solo {
     /// What was sent since this was called last.
     pub fn take_sent(&mut self) -> Vec<(u64, Message)> {
         std::mem::take(&mut self.sent)
+    }
+
+    /// The indexes of the entries that were sent to `to`, message by message, heartbeats left out,
+    /// since the last [`Solo::take_sent`].
+    #[must_use]
+    pub fn entries_sent_to(&self, to: u64) -> Vec<Vec<u64>> {
+        let sent = self.sent.iter().filter(|(receiver, _)| *receiver == to);
+        let entries = sent.filter_map(|(_, message)| append_of(message));
+        entries.map(|(_, _, indexes)| indexes).filter(|indexes| !indexes.is_empty()).collect()
     }
 
     /// The first `count` persists under way become durable and are reported as one.

@@ -6,8 +6,8 @@ mod election;
 //mod flow;
 //mod persistence;
 mod pre_vote;
-//mod replication;
-//mod safety;
+mod replication;
+mod safety;
 mod terms;
 
 use engine::raft::RoleName;
