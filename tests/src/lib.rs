@@ -2,8 +2,10 @@
 //! timeout is a decision of the test. What each suite covers stands in docs/testing.md.
 //!
 //! `group` is several members with a network between them; `solo` is one member that is handed its
-//! messages directly; `messages` and `image` make what both need.
+//! messages directly, and `front` the same with an engine around it; `messages` and `image` make what
+//! they need.
 
+pub mod front;
 pub mod group;
 pub mod image;
 pub mod messages;

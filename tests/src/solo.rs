@@ -257,6 +257,13 @@ impl Solo {
         self.raft.commit_index().0
     }
 
+    /// On a leader, up to where it knows each other member's log to be equal.
+    #[must_use]
+    pub fn matched(&self) -> Vec<(u64, u64)> {
+        let followers = self.raft.followers();
+        followers.iter().map(|follower| (follower.node.0, follower.match_index.0)).collect()
+    }
+
     /// The hard state on its disk.
     #[must_use]
     pub fn durable(&self) -> HardState {

@@ -3,8 +3,8 @@
 
 mod check_quorum;
 mod election;
-//mod flow;
-//mod persistence;
+mod flow;
+mod persistence;
 mod pre_vote;
 mod replication;
 mod safety;

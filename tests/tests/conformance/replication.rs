@@ -374,7 +374,7 @@ fn an_old_acknowledgement_takes_nothing_back() {
     solo.propose();
     solo.hear(2, matched(2, 4));
     solo.hear(2, matched(2, 2));
-    assert_eq!(solo.raft.followers(), [(NodeId(2), LogIndex(4)), (NodeId(3), LogIndex(2))]);
+    assert_eq!(solo.matched(), [(2, 4), (3, 2)]);
     assert_eq!(solo.commit(), 4);
     solo.sent.clear();
     solo.propose();
@@ -511,7 +511,7 @@ fn an_acknowledgement_of_what_does_not_exist_is_ignored() {
     solo.propose();
     solo.hear(2, matched(2, 99));
     assert_eq!(solo.commit(), 2);
-    assert_eq!(solo.raft.followers()[0], (NodeId(2), LogIndex(2)));
+    assert_eq!(solo.matched()[0], (2, 2));
 }
 
 /// No section: entries that do not follow one another, or whose terms fall or exceed their leader's,

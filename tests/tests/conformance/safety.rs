@@ -104,7 +104,7 @@ fn figure_8_at_c() -> Group {
 fn figure_8_an_old_entry_on_a_majority_is_not_committed() {
     let mut group = figure_8_at_c();
     let has_entry = group.member(1).raft.followers();
-    let count = has_entry.iter().filter(|(_, index)| *index >= LogIndex(2)).count();
+    let count = has_entry.iter().filter(|follower| follower.match_index >= LogIndex(2)).count();
     assert_eq!(count, 2, "two followers and the leader");
     assert_eq!(group.member(1).raft.commit_index(), LogIndex(0));
 }
