@@ -11,3 +11,4 @@ mod host;
 pub mod hostile;
 pub mod messages;
 pub mod recovery;
+pub mod restore;

@@ -353,6 +353,29 @@ fn the_snapshot_of_sessions_is_pinned() {
 }
 
 #[test]
+fn every_contradiction_between_sessions_is_named() {
+    // A counter that no cluster reaches.
+    let beyond = [253, 1, 0, 0, 0, 0, 0, 0, 64];
+    let refused: [(&[&[u8]], &str); 9] = [
+        (&[&[1], &beyond, &[0]], "the last session's id"),
+        (&[&[1, 1, 1, 2, 0, 1, 0]], "a session's id"),
+        (&[&[1, 1, 1, 0, 0, 1, 0]], "a session or its sequence is 0"),
+        (&[&[1, 1, 1, 1, 0, 0, 0]], "a session or its sequence is 0"),
+        (&[&[1, 1, 1, 1, 0], &beyond, &[0]], "a session's sequence"),
+        (&[&[1, 1, 1, 1, 0, 1, 1], &[0; 8]], "a session's number of replies"),
+        (&[&[1, 1, 1, 1, 0, 251, 0, 32, 251, 1, 16]], "a session's number of replies"),
+        (&[&[1, 2, 2, 1, 0, 1, 0, 1, 0, 1, 0]], "two sessions have one id"),
+        (&[&[1, 0, 0, 0]], "bytes are left at its end"),
+    ];
+    for (parts, wrong) in refused {
+        let error = restore(&parts.concat()).unwrap_err();
+        assert!(matches!(error, RestoreError::Damaged { what, .. } if what == wrong), "{error}");
+    }
+    let short = restore(&[1, 1, 1, 1, 0, 2, 1, 5]).unwrap_err();
+    assert_eq!(short, RestoreError::Damaged { what: "a reply", at: 7 });
+}
+
+#[test]
 fn sessions_of_a_newer_build_are_refused_as_such() {
     let error = restore(&[2, 0, 0]).unwrap_err();
     assert_eq!(error, RestoreError::Version { version: 2 });

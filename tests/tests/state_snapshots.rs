@@ -280,6 +280,85 @@ fn a_snapshot_that_is_cut_anywhere_is_refused() {
     assert!(Queues::new(&limits()).restore(&longer).is_err());
 }
 
+/// A counter that no cluster reaches.
+const BEYOND: [u8; 9] = [253, 1, 0, 0, 0, 0, 0, 0, 64];
+
+#[test]
+fn every_contradiction_in_the_head_is_named() {
+    let long = [&[1, 5, 0, 1, 251, 0, 1][..], &[b'q'; 256], &[0, 0]].concat();
+    let refused: [(&[&[u8]], &str); 8] = [
+        (&[&[1], &BEYOND, &[0, 0, 0]], "the last token"),
+        (&[&[1, 5], &BEYOND, &[0, 0]], "the latest sends"),
+        (&[&[1, 5, 0, 1, 1, 255, 0, 0]], "a queue's name"),
+        (&[&[1, 5, 0, 1, 0, 0, 0]], "a queue's name is empty or too long"),
+        (&[&long], "a queue's name is empty or too long"),
+        (&[&[1, 5, 0, 2, 1, b'q', 0, 1, b'q', 0, 0]], "queues are not in the order of their names"),
+        (&[&[1, 5, 0, 1, 1, b'q'], &BEYOND, &[0]], "a queue's total"),
+        (&[&[1, 5, 0, 0, 0, 0]], "bytes are left at its end"),
+    ];
+    for (parts, wrong) in refused {
+        let error = Queues::new(&limits()).restore(&parts.concat()).unwrap_err();
+        assert!(matches!(error, RestoreError::Damaged { what, .. } if what == wrong), "{error}");
+    }
+}
+
+#[test]
+fn every_contradiction_between_messages_is_named() {
+    const GONE: u8 = 0;
+    const AVAILABLE: u8 = 1;
+    const LEASED: u8 = 2;
+    const DELAYED: u8 = 3;
+    const REMEMBERED: u8 = 4;
+    const ENTRY: u8 = 8;
+    const QUEUE: u8 = 16;
+    const LEN: u8 = 32;
+    const ATTEMPTS: u8 = 64;
+    const HOLD: u8 = 128;
+    const ENTRY_1: [u8; 4] = [1, 1, 1, 0];
+    let message = |flags: u8, id: u8, rest: &[u8]| [&[flags][..], &[id; 16], rest].concat();
+    let first = message(AVAILABLE | REMEMBERED | ENTRY, 1, &ENTRY_1);
+    let received = |flags: u8, hold: &[u8]| {
+        let flags = flags | REMEMBERED | ENTRY | ATTEMPTS;
+        message(flags, 1, &[&ENTRY_1, &[1][..], hold].concat())
+    };
+    let not_placed = "a message's state fits neither its attempts nor its place";
+    let refused = [
+        (vec![message(AVAILABLE, 1, &[1])], "the first message has no entry"),
+        (vec![message(AVAILABLE | ENTRY, 1, &[0, 1, 1, 0])], "entries are not in log order"),
+        (vec![message(AVAILABLE | ENTRY, 1, &BEYOND)], "an entry's index"),
+        (
+            vec![first.clone(), message(AVAILABLE | REMEMBERED, 2, &[0])],
+            "messages of an entry are not in their order",
+        ),
+        (vec![first.clone(), message(AVAILABLE, 2, &[1])], "ids are not forgotten in log order"),
+        (vec![first.clone(), message(AVAILABLE | REMEMBERED, 1, &[1])], "two messages have one id"),
+        (vec![message(GONE | ENTRY, 1, &ENTRY_1)], "a message is gone and forgotten"),
+        (
+            vec![message(GONE | REMEMBERED | ENTRY | LEN, 1, &[&ENTRY_1[..], &[1]].concat())],
+            "a message that is gone has more than a receipt",
+        ),
+        (
+            vec![message(AVAILABLE | ENTRY | QUEUE, 1, &[&ENTRY_1[..], &[1]].concat())],
+            "a message is in no queue",
+        ),
+        (vec![message(LEASED | ENTRY, 1, &ENTRY_1)], not_placed),
+        (vec![first, message(AVAILABLE | REMEMBERED | ATTEMPTS, 2, &[1, 1])], not_placed),
+        (vec![received(LEASED | HOLD, &[1, 0])], "a lease has no token"),
+        (vec![received(LEASED, &[])], "a lease has no token"),
+        (vec![received(LEASED | HOLD, &[1, 6])], "a lease's token"),
+        (vec![received(DELAYED | HOLD, &[1, 5])], "a delay has a token"),
+        (vec![received(AVAILABLE | HOLD, &[1, 0])], "an available message is held"),
+    ];
+    let head = |count| [1, 5, 0, 1, 1, b'q', 0, count];
+    for (messages, wrong) in refused {
+        let bytes = [&head(messages.len() as u8)[..], &messages.concat()].concat();
+        let error = Queues::new(&limits()).restore(&bytes).unwrap_err();
+        assert!(matches!(error, RestoreError::Damaged { what, .. } if what == wrong), "{error}");
+    }
+    let sound = [&head(1)[..], &received(LEASED | HOLD, &[1, 5])].concat();
+    assert_eq!(Queues::new(&limits()).restore(&sound), Ok(()));
+}
+
 #[test]
 fn a_snapshot_of_a_newer_build_is_refused_as_such() {
     let mut bytes = one_of_each().snapshot();
