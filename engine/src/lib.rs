@@ -25,3 +25,9 @@ pub mod state_machine;
 pub mod storage;
 pub mod time;
 pub mod wire;
+
+/// The examples on the first page compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[doc(test(attr(allow(dead_code))))]
+struct Readme;

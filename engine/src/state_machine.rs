@@ -1,13 +1,103 @@
 //! The seam between consensus and what is replicated: a deterministic state machine.
 //!
-//! The engine orders commands, makes each take effect once per session, and hands them over here.
-//! `queue` is the first implementation. Next: `engine` for who calls this and when.
+//! The engine orders commands, makes each take effect once per session, and hands them over here, on
+//! every member, in the same order. Whoever implements [`StateMachine`] has a replicated one:
+//!
+//! ```
+//! use engine::state_machine::{CommandContext, RestoreError, SnapshotReader, StateMachine};
+//! use engine::state_machine::read_value;
+//!
+//! /// A sum; a command is one byte to add.
+//! #[derive(Default)]
+//! struct Sum(u64);
+//!
+//! impl StateMachine for Sum {
+//!     type Reply = u64;
+//!
+//!     fn validate(&self, command: &[u8]) -> Result<(), u64> {
+//!         if command.len() == 1 { Ok(()) } else { Err(self.0) }
+//!     }
+//!
+//!     fn apply(&mut self, _: CommandContext, command: &[u8]) -> u64 {
+//!         self.0 += command.first().map_or(0, |byte| u64::from(*byte));
+//!         self.0
+//!     }
+//!
+//!     fn query(&self, _: &[u8]) -> u64 {
+//!         self.0
+//!     }
+//!
+//!     fn snapshot(&self, out: &mut Vec<u8>) {
+//!         out.push(1);
+//!         engine::wire::encode_into(&self.0, out);
+//!     }
+//!
+//!     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+//!         let mut reader = SnapshotReader::new(bytes, 1)?;
+//!         self.0 = reader.number(u64::MAX, "the sum")?;
+//!         reader.finish()
+//!     }
+//!
+//!     fn write_reply(reply: &u64, out: &mut Vec<u8>) {
+//!         engine::wire::encode_into(reply, out);
+//!     }
+//!
+//!     fn read_reply(bytes: &mut &[u8]) -> Result<u64, RestoreError> {
+//!         read_value(bytes, "a sum")
+//!     }
+//! }
+//!
+//! let mut sum = Sum::default();
+//! # use engine::{hlc::Hlc, ids::{LogIndex, Term}};
+//! # let context =
+//! #     CommandContext { term: Term(1), index: LogIndex(1), log_time: Hlc(1), offset: 0 };
+//! assert_eq!(sum.apply(context, &[7]), 7);
+//! let mut bytes = Vec::new();
+//! sum.snapshot(&mut bytes);
+//! let mut other = Sum(99);
+//! other.restore(&bytes)?;
+//! assert_eq!(other.digest(), sum.digest());
+//! # Ok::<(), RestoreError>(())
+//! ```
+//!
+//! # What must hold
+//!
+//! - **Nothing but the arguments counts.** No clock, no entropy, no environment, no address and no
+//!   iteration order of hashes: two members that are told the same must be in the same state.
+//! - **Everything is total.** A command has passed [`validate`](StateMachine::validate) on the leader
+//!   that proposed it, perhaps in another version of the program. It is answered, and never panics.
+//! - **A behaviour once released stays.** The log is applied again after a restart; what a command
+//!   did must be what it does. New behaviour wants a new command, or a version in its first byte.
+//!
+//! # When what is called
+//!
+//! [`validate`](StateMachine::validate) on the leader, before a command enters the log. For every
+//! committed entry, on every member: [`advance`](StateMachine::advance) with its stamp, then
+//! [`apply`](StateMachine::apply) for each of its commands that is not a repetition: repetitions get
+//! the remembered reply and do not come here. [`query`](StateMachine::query) where it was asked, after
+//! the state was confirmed to be new enough. [`snapshot`](StateMachine::snapshot) between entries;
+//! [`restore`](StateMachine::restore) on a machine that starts or was left far behind. All in one
+//! thread, none at the same time.
+//!
+//! # What most machines can leave out
+//!
+//! - *Time*: `advance` and `next_deadline` are for machines in which something expires.
+//! - *Bodies*: a reply may name parts of log entries instead of holding copies; `bodies` says which,
+//!   and `oldest_entry` how far back such a part may lie, so that the log keeps it. The engine reads
+//!   them and sends them along. Whoever defines one of the two must define the other.
+//! - *Watches*: `watch` and `take_woken` let a caller wait until something can be had.
+//!
+//! Next: `engine` for who calls this and when; `queue` for a large machine; `examples/` for two small
+//! ones, a map and a list, driven by three members in one thread.
 
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, Position, Term};
+use crate::wire;
 use crate::wire::reader::Reader;
 use alloc::vec::Vec;
+use bincode::BorrowDecode;
 use core::fmt::Debug;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Where and when in the log a command stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,27 +170,43 @@ pub trait StateMachine {
 
     /// Log time has reached `log_time`: expires what is due. Called once for every entry, before
     /// its commands, with stamps that rise.
-    fn advance(&mut self, log_time: Hlc);
+    fn advance(&mut self, log_time: Hlc) {
+        let _ = log_time;
+    }
 
     /// The log time at which [`advance`](Self::advance) would next change anything. The leader adds
     /// an entry by then even if nobody calls.
-    fn next_deadline(&self) -> Option<Hlc>;
+    fn next_deadline(&self) -> Option<Hlc> {
+        None
+    }
 
     /// Answers a read without changing anything. Total.
     fn query(&self, query: &[u8]) -> Self::Reply;
 
-    /// The payload parts that must be sent along with `reply`, in order.
-    fn bodies(reply: &Self::Reply, bodies: &mut Vec<BodyRef>);
+    /// The payload parts that must be sent along with `reply`, in order. Goes with
+    /// [`oldest_entry`](Self::oldest_entry).
+    fn bodies(reply: &Self::Reply, bodies: &mut Vec<BodyRef>) {
+        let _ = (reply, bodies);
+    }
 
     /// Whether what `query` describes can be had now, or which key to wait for.
-    fn watch(&self, query: &[u8]) -> Watched;
+    fn watch(&self, query: &[u8]) -> Watched {
+        let _ = query;
+        Watched::Invalid
+    }
 
     /// Keys that became ready since the last call, once for each thing that became available.
-    fn take_woken(&mut self, keys: &mut Vec<u64>);
+    fn take_woken(&mut self, keys: &mut Vec<u64>) {
+        let _ = keys;
+    }
 
     /// A checksum of the whole state: equal on two nodes that have applied the same entries. May be
     /// slow; tests and simulations compare it.
-    fn digest(&self) -> u64;
+    fn digest(&self) -> u64 {
+        let mut bytes = Vec::new();
+        self.snapshot(&mut bytes);
+        xxh3_64(&bytes)
+    }
 
     /// Appends the whole state, its first byte telling the version of what follows. Called between
     /// entries. Equal states give equal bytes on every node, whatever their histories: no order of
@@ -117,7 +223,9 @@ pub trait StateMachine {
 
     /// The oldest entry of which a later reply may name a body, if there is one: the log keeps it
     /// and what follows. (Bodies of replies already given are the engine's care.)
-    fn oldest_entry(&self) -> Option<LogIndex>;
+    fn oldest_entry(&self) -> Option<LogIndex> {
+        None
+    }
 
     /// Appends a reply that a session remembers. Its form belongs to the version that
     /// [`snapshot`](Self::snapshot) writes.
@@ -130,9 +238,23 @@ pub trait StateMachine {
     fn read_reply(bytes: &mut &[u8]) -> Result<Self::Reply, RestoreError>;
 }
 
-/// Reads a snapshot from front to back: the numbers, texts and arrays that
-/// [`wire::encode_into`](crate::wire::encode_into) writes. Total; each error says what was read and
-/// where.
+/// Reads a value that [`wire::encode_into`] wrote off the front of `bytes`: what
+/// [`StateMachine::read_reply`] does for a reply that has such an encoding.
+///
+/// # Errors
+/// [`RestoreError::Damaged`] with `what` if there is none.
+pub fn read_value<'a, T: BorrowDecode<'a, ()>>(
+    bytes: &mut &'a [u8],
+    what: &'static str,
+) -> Result<T, RestoreError> {
+    let decoded = wire::decode_prefix(what, bytes);
+    let (value, used) = decoded.map_err(|_| RestoreError::Damaged { what, at: 0 })?;
+    *bytes = &bytes[used..];
+    Ok(value)
+}
+
+/// Reads a snapshot from front to back: what [`wire::encode_into`] writes. Total; each error says
+/// what was read and where.
 #[derive(Clone, Copy, Debug)]
 pub struct SnapshotReader<'a> {
     rest: Reader<'a>,
@@ -183,12 +305,23 @@ impl<'a> SnapshotReader<'a> {
         self.rest.array().ok_or_else(|| self.damaged(what))
     }
 
-    /// A text or a string of bytes: its length, then so many bytes of UTF-8.
+    /// A text: its length, then so many bytes of UTF-8.
     ///
     /// # Errors
     /// [`RestoreError::Damaged`].
     pub fn text(&mut self, what: &'static str) -> Result<&'a str, RestoreError> {
         self.rest.string().ok_or_else(|| self.damaged(what))
+    }
+
+    /// Any value that has an encoding.
+    ///
+    /// # Errors
+    /// [`RestoreError::Damaged`].
+    pub fn value<T: BorrowDecode<'a, ()>>(
+        &mut self,
+        what: &'static str,
+    ) -> Result<T, RestoreError> {
+        self.with(|bytes| read_value(bytes, what))
     }
 
     /// Whatever `read` takes off the front of the rest.

@@ -13,11 +13,13 @@ use super::leases::{Hold, Leases};
 use super::line::{Line, watch_key};
 use super::messages::{Messages, SlotNo, State};
 use super::reply::{Browsed, Delivered, Invalid, QueueInfo, Reply, Sent};
-use super::snapshot;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position};
 use crate::limits::{self, Limits};
-use crate::state_machine::{BodyRef, CommandContext, RestoreError, StateMachine, Watched};
+use crate::state_machine::{
+    BodyRef, CommandContext, RestoreError, StateMachine, Watched, read_value,
+};
+use crate::wire;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -497,10 +499,10 @@ impl StateMachine for Queues {
     }
 
     fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
-        snapshot::write_reply(reply, out);
+        wire::encode_into(reply, out);
     }
 
     fn read_reply(bytes: &mut &[u8]) -> Result<Reply, RestoreError> {
-        snapshot::read_reply(bytes)
+        read_value(bytes, "a remembered reply")
     }
 }

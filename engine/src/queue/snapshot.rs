@@ -12,21 +12,23 @@
 //!  +-----+------------+----------------+--------+-----------------+----------+---------+
 //!
 //!  message
-//!  +-----+----------+--------------------------+--------+-------+-----+----------+--------------+
-//!  |flags|    id    |[index, term, stamp: each |[offset:|[queue]|[len]|[attempts]|[until: since |
-//!  | u8  | 16 bytes |  since the last entry]   | since] |       |     |          |stamp, token] |
-//!  +-----+----------+--------------------------+--------+-------+-----+----------+--------------+
+//!  +-----+----------+-------+------+-------+------+-------+-----+--------+-------+-------+
+//!  |flags|    id    | index | term | stamp |offset| queue | len |attempts| until | token |
+//!  | u8  | 16 bytes |  if another entry    |      |       |     |        |  if held      |
+//!  +-----+----------+-------+------+-------+------+-------+-----+--------+-------+-------+
 //! ```
 //!
 //! Numbers without a size are bincode's varints. Queues come in the order of their names and are
 //! numbered so; messages come in log order, and those whose id is remembered are the last of them.
-//! What is in brackets comes if a flag says so; without it a message is as the one before.
+//! Index, term and stamp count from those of the entry before, an offset from that of the message
+//! before in the same entry, and the end of a hold from the stamp. The flags tell what is left out
+//! because it is as with the message before, or because there is none.
 
 use super::dedup::{Dedup, HashedId};
 use super::leases::Hold;
 use super::machine::Queues;
 use super::messages::{ATTEMPTS_MAX, NO_SLOT, SlotNo, State};
-use super::reply::{Receipt, Reply};
+use super::reply::Receipt;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position, Term};
 use crate::limits;
@@ -303,16 +305,4 @@ impl Last {
         *offset += step;
         Ok(())
     }
-}
-
-pub(super) fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
-    wire::encode_into(reply, out);
-}
-
-pub(super) fn read_reply(bytes: &mut &[u8]) -> Result<Reply, RestoreError> {
-    let decoded = wire::decode_prefix("a reply", bytes);
-    let (reply, used) =
-        decoded.map_err(|_| RestoreError::Damaged { what: "a remembered reply", at: 0 })?;
-    *bytes = &bytes[used..];
-    Ok(reply)
 }
