@@ -71,7 +71,7 @@ fn open(disk: &mut MemoryDisk) -> Store {
 
 fn empty() -> MemoryDisk {
     let mut disk = MemoryDisk::default();
-    let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members: Vec::new() };
+    let identity = Identity::founder(CLUSTER, GROUP, NODE, Vec::new());
     Store::format(&mut disk, &identity).expect("the directory is empty");
     disk
 }

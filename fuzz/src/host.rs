@@ -70,8 +70,7 @@ impl Host {
     pub(crate) fn new(node: NodeId) -> Self {
         let mut disk = SimDisk::new();
         let members = (1..=MEMBERS).map(|node| (NodeId(node), format!("node-{node}:7400")));
-        let identity =
-            Identity { cluster: CLUSTER, group: GROUP, node, members: members.collect() };
+        let identity = Identity::founder(CLUSTER, GROUP, node, members.collect());
         Store::format(&mut disk, &identity).expect("the disk is empty");
         Self::open(node, disk, Micros::ZERO)
     }

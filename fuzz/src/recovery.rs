@@ -122,7 +122,7 @@ impl Log {
     fn new() -> Self {
         let mut disk = SimDisk::with_sector_bytes(32);
         let members = vec![(NODE, "node-1:7400".to_owned())];
-        let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members };
+        let identity = Identity::founder(CLUSTER, GROUP, NODE, members);
         Store::format(&mut disk, &identity).expect("the disk is empty and works");
         let (store, _) = open(&mut disk).expect("it was just made");
         let states = vec![State::default()];

@@ -1,6 +1,5 @@
 //! What a node has to know before it can run. Where it comes from is `settings`' business.
 
-use engine::ids::NodeId;
 use engine::limits::{self, Limits};
 use engine::raft::Membership;
 use engine::storage::Identity;
@@ -9,15 +8,20 @@ use engine::time::Micros;
 /// The configuration of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// Cluster, group, node and the members with the addresses at which everybody reaches them.
+    /// Cluster, group, node, where everybody reaches it, and the members that the cluster began with.
     pub identity: Identity,
-    /// Where to listen, `host:port`. Often the node's own member address; differs behind address
-    /// translation, or when listening on all interfaces.
+    /// Where to listen, `host:port`. Often the address at which everybody reaches the node; differs
+    /// behind address translation, or when listening on all interfaces.
     pub listen: String,
     /// Shortest election timeout; each is drawn from this to twice this.
     pub election_timeout: Micros,
     /// How often a leader says that it is there. At most a quarter of the election timeout.
     pub heartbeat_interval: Micros,
+    /// Leadership goes to the highest priority among those that are fit and have caught up.
+    pub priority: u8,
+    /// How much clocks may drift apart, in a million, if the leader may answer reads from a lease;
+    /// `None`: it always asks the others, and no clock has to be trusted.
+    pub lease_drift_ppm: Option<u32>,
     /// The engine's bounds.
     pub limits: Limits,
     /// Clients connected at a time; further ones are refused.
@@ -28,19 +32,16 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// The defaults for `identity`, listening on the node's own member address.
-    ///
-    /// # Panics
-    /// If the node is not among its own members; an identity that was read from a data directory
-    /// always has it.
+    /// The defaults for `identity`, listening where everybody reaches the node.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        let listen = address_of(&identity, identity.node).expect("a node is one of its members");
         Self {
-            listen: listen.to_owned(),
+            listen: identity.address.clone(),
             identity,
             election_timeout: limits::ELECTION_TIMEOUT_DEFAULT,
             heartbeat_interval: limits::HEARTBEAT_INTERVAL_DEFAULT,
+            priority: 0,
+            lease_drift_ppm: None,
             limits: Limits::default(),
             client_connections_max: limits::CLIENT_CONNECTIONS_MAX,
             connection_outbound_bytes_max: limits::CONNECTION_OUTBOUND_BYTES_MAX,
@@ -55,17 +56,12 @@ impl NodeConfig {
             group: self.identity.group,
             node: self.identity.node,
             founding: Membership::founding(self.identity.members.clone()),
-            priority: 0,
-            lease_drift_ppm: None,
+            priority: self.priority,
+            lease_drift_ppm: self.lease_drift_ppm,
             election_timeout: self.election_timeout,
             heartbeat_interval: self.heartbeat_interval,
             limits: self.limits.clone(),
             seed,
         }
     }
-}
-
-/// The address of a member.
-pub(crate) fn address_of(identity: &Identity, node: NodeId) -> Option<&str> {
-    identity.members.iter().find(|(member, _)| *member == node).map(|(_, address)| address.as_str())
 }

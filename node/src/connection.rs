@@ -5,6 +5,7 @@
 //! Next: `driver` for what becomes of the events.
 
 use crate::outbound::Outbound;
+use crate::peers::DialerId;
 use bytes::{Bytes, BytesMut};
 use engine::ids::NodeId;
 use engine::raft::Message;
@@ -37,19 +38,19 @@ pub(crate) enum Inbound {
     Calls { connection: ConnectionId, calls: Vec<(ClientFrame, Bytes)> },
     /// The client is gone.
     Closed { connection: ConnectionId },
-    /// Messages of another member.
+    /// Messages of another node.
     Messages { from: NodeId, messages: Vec<Message> },
-    /// The connection that this node dialled stands, or is gone.
-    Dialled { to: NodeId, is_up: bool },
+    /// The connection that a dialer of this node made stands, or is gone.
+    Dialled { dialer: DialerId, to: NodeId, is_up: bool },
 }
 
 /// Who came.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Admitted {
     /// A client, from where, speaking which protocol.
     Client { address: SocketAddr, protocol: u16 },
-    /// Another member.
-    Peer { protocol: u16 },
+    /// Another node, and where it says that it can be called back.
+    Peer { from: NodeId, address: String, protocol: u16 },
 }
 
 /// Why a connection ended.

@@ -1,12 +1,13 @@
-//! The connection to one other member: made, greeted, written to, and made again.
+//! The connection to one other node: made, greeted, written to, and made again.
 //!
 //! A node sends on the connections that it dials and receives on those that it accepts, so whoever
-//! dials learns of the end of a connection by reading it. Messages for a member that is not
+//! dials learns of the end of a connection by reading it. Messages for a node that is not
 //! connected are dropped; Raft repeats what matters. Next: `listener` for the other end.
 
 use crate::connection::{ConnectionError, FrameReader, Inbound};
 use crate::listener::{HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT};
-use crate::outbound::Outbound;
+use crate::peers::Callee;
+use crate::task::AbortOnDrop;
 use bytes::BytesMut;
 use engine::ids::{GroupId, NodeId};
 use engine::storage::Identity;
@@ -14,7 +15,6 @@ use engine::wire::client::{Caller, Greeting, Hello, Refusal, Welcome};
 use engine::wire::{self, TailCheck};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,15 +24,33 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// What it takes to call one other member.
+/// What it takes to call other nodes.
 #[derive(Debug)]
-pub(crate) struct Dialer {
+pub(crate) struct Dialling {
     pub(crate) identity: Identity,
-    pub(crate) to: NodeId,
-    pub(crate) address: String,
-    pub(crate) outbound: Arc<Outbound>,
     pub(crate) inbox: mpsc::Sender<Inbound>,
     pub(crate) seed: u64,
+}
+
+impl Dialling {
+    /// Calls a node for as long as the task is kept.
+    pub(crate) fn start(&self, callee: Callee) -> AbortOnDrop {
+        let dialer = Dialer {
+            identity: self.identity.clone(),
+            inbox: self.inbox.clone(),
+            seed: seed_for(self.seed, self.identity.group, callee.node),
+            callee,
+        };
+        AbortOnDrop(tokio::spawn(dialer.run()))
+    }
+}
+
+#[derive(Debug)]
+struct Dialer {
+    identity: Identity,
+    callee: Callee,
+    inbox: mpsc::Sender<Inbound>,
+    seed: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,25 +75,25 @@ impl From<std::io::Error> for DialError {
 
 impl Dialer {
     /// Calls for ever.
-    pub(crate) async fn run(self) {
+    async fn run(self) {
+        let (to, address) = (self.callee.node, &self.callee.address);
         let mut pause = Pause::new(self.seed);
         // One line when it begins to fail, one for each new reason, and none for every attempt.
         let mut last_failure = None;
         loop {
             match self.connect().await {
                 Ok(stream) => {
-                    tracing::info!(peer = self.to.0, address = self.address, "connected");
+                    tracing::info!(peer = to.0, address, "connected");
                     pause.reset();
                     last_failure = None;
                     if !self.serve(stream).await {
                         return;
                     }
-                    tracing::info!(peer = self.to.0, address = self.address, "disconnected");
+                    tracing::info!(peer = to.0, address, "disconnected");
                 }
                 Err(error) => {
                     let failure = Some(error.to_string());
                     if failure != last_failure {
-                        let (to, address) = (self.to, &self.address);
                         tracing::warn!("cannot reach node {to} at {address}: {error}; trying on");
                         last_failure = failure;
                     }
@@ -86,7 +104,7 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<TcpStream, DialError> {
-        let connecting = TcpStream::connect(self.address.as_str());
+        let connecting = TcpStream::connect(self.callee.address.as_str());
         let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| DialError::Timeout)??;
@@ -102,8 +120,10 @@ impl Dialer {
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     ) -> Result<(), DialError> {
         let Identity { cluster, group, node, .. } = self.identity;
+        let address = self.identity.address.clone();
+        let to = self.callee.node;
         let mut bytes = BytesMut::new();
-        let caller = Caller::Peer { cluster, group, from: node, to: self.to };
+        let caller = Caller::Peer { cluster, group, from: node, to, address };
         wire::write_frame(&mut bytes, &Hello::new(caller), &[], TailCheck::Frame);
         stream.write_all(&bytes).await?;
         stream.flush().await?;
@@ -113,7 +133,7 @@ impl Dialer {
         match greeting {
             Greeting::Refused(refusal) => Err(DialError::Refused(refusal)),
             Greeting::Welcome(Welcome { cluster: theirs, node, .. }) => {
-                if (theirs, node) == (cluster, self.to) {
+                if (theirs, node) == (cluster, to) {
                     Ok(())
                 } else {
                     Err(DialError::Stranger { node, cluster: theirs })
@@ -124,20 +144,21 @@ impl Dialer {
 
     /// Sends what the driver appends until the connection is gone; `false` when the node stops.
     async fn serve(&self, stream: TcpStream) -> bool {
-        let up = |is_up| Inbound::Dialled { to: self.to, is_up };
-        self.outbound.reopen();
+        let Callee { dialer, node: to, ref outbound, .. } = self.callee;
+        let up = |is_up| Inbound::Dialled { dialer, to, is_up };
+        outbound.reopen();
         if self.inbox.send(up(true)).await.is_err() {
             return false;
         }
         let (mut reader, writer) = tokio::io::split(stream);
         tokio::select! {
             biased;
-            () = self.outbound.is_cut() => {}
+            () = outbound.is_cut() => {}
             () = self.inbox.closed() => {}
             () = wait_for_end(&mut reader) => {}
-            _ = self.outbound.write_to(writer) => {}
+            _ = outbound.write_to(writer) => {}
         }
-        self.outbound.close();
+        outbound.close();
         self.inbox.send(up(false)).await.is_ok()
     }
 }
@@ -173,8 +194,8 @@ impl Pause {
     }
 }
 
-/// The seed of the dialer of `to`, so that no two members' dialers draw alike.
-pub(crate) fn seed_for(seed: u64, group: GroupId, to: NodeId) -> u64 {
+/// The seed of the dialer of `to`, so that no two nodes' dialers draw alike.
+fn seed_for(seed: u64, group: GroupId, to: NodeId) -> u64 {
     seed ^ (to.0.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(group.0)
 }
 

@@ -3,40 +3,45 @@
 //! Owns the replica and everything that only the loop touches. Every turn hands in all that waits,
 //! from sockets and disk alike, before the engine seals its batch; so a batch is whatever came
 //! while the last one was on its way, and no timer delays anything. Never waits for a socket or a
-//! file. Next: `engine::replica` for what happens in a step.
+//! file. Next: `calls` for what clients ask, `stop` for the end, `engine::replica` for what happens
+//! in a step.
+
+mod calls;
+mod stop;
 
 use crate::clients::{Clients, greet};
 use crate::config::NodeConfig;
 use crate::connection::{Admitted, ConnectionId, Inbound};
-use crate::dialer::{self, Dialer};
+use crate::dialer::Dialling;
 use crate::error::NodeError;
 use crate::listener;
 use crate::outbound::Outbound;
 use crate::peers::Peers;
 use crate::ports::{ClockPort, DiskPort, Observer, Ports};
-use bytes::Bytes;
-use engine::api::{Request, Token};
+use crate::task::AbortOnDrop;
+use engine::api::Token;
 use engine::engine::RoleName;
 use engine::hlc::Hlc;
+use engine::ids::{ClusterId, LogIndex, NodeId};
 use engine::queue::{Queues, Reply};
+use engine::raft::Membership;
 use engine::replica::{Effect, Event, Input, Replica};
-use engine::storage::Identity;
 use engine::storage::disk::JobDone;
 use engine::time::{Micros, Now};
-use engine::wire::client::{
-    Call, ClientFrame, ClusterView, Greeting, NodeStatus, ServerFrame, Welcome,
-};
+use engine::wire::client::{ClusterView, Greeting, ServerFrame, Welcome};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use stop::Stopping;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 /// Batches of frames that may wait for the driver; then connections stop reading.
 const INBOX_BATCHES_MAX: usize = 1_024;
 /// Batches and disk reports taken in one turn, so that a flood cannot keep a turn from ending.
 const TURN_INPUTS_MAX: usize = 1_024;
+/// Turns that the connections' tasks get, once the driver has stopped, to write what waits.
+const LAST_TURNS: usize = 8;
 
 /// Runs a node until its shutdown signal, or until its disk fails.
 ///
@@ -53,14 +58,16 @@ pub async fn run<D: DiskPort, C: ClockPort>(
     let (done, mut disk_done) = mpsc::unbounded_channel();
     let mut shutdown = ports.shutdown;
     let clock = Clock { origin: Instant::now(), port: ports.clock };
-    let mut driver = Driver::open(&config, clock, ports.disk, done, ports.seed, ports.observer)?;
-    let _tasks = start_tasks(&config, &driver.peers, ports.seed, listener, &inbox);
+    let dialling = Dialling { identity: config.identity.clone(), inbox, seed: ports.seed };
+    let mut driver = Driver::open(&config, clock, ports.disk, done, dialling, ports.observer)?;
+    let _listening = driver.start_listening(listener, &config);
 
     let mut batches = Vec::with_capacity(TURN_INPUTS_MAX);
     let mut reports = Vec::with_capacity(TURN_INPUTS_MAX);
     let mut timer = pin!(sleep_until(Instant::now()));
+    let mut is_asked_to_stop = false;
     driver.turn()?;
-    loop {
+    while !driver.is_stopped() {
         let deadline = driver.next_deadline();
         if let Some(deadline) = deadline {
             timer.as_mut().reset(deadline);
@@ -72,7 +79,7 @@ pub async fn run<D: DiskPort, C: ClockPort>(
         }
         tokio::select! {
             biased;
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown, if driver.stopping.is_none() => is_asked_to_stop = true,
             _ = disk_done.recv_many(&mut reports, TURN_INPUTS_MAX) => {}
             _ = inbound.recv_many(&mut batches, TURN_INPUTS_MAX) => {}
             () = &mut timer, if deadline.is_some() => {}
@@ -90,41 +97,15 @@ pub async fn run<D: DiskPort, C: ClockPort>(
         driver.begin_turn();
         reports.drain(..).for_each(|report| driver.step(Input::Disk(report)));
         batches.drain(..).for_each(|batch| driver.on_inbound(batch));
+        if std::mem::take(&mut is_asked_to_stop) {
+            driver.begin_to_stop();
+        }
         driver.turn()?;
     }
-}
-
-/// Ends a task when the node ends.
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+    for _ in 0..LAST_TURNS {
+        tokio::task::yield_now().await;
     }
-}
-
-fn start_tasks(
-    config: &NodeConfig,
-    peers: &Peers,
-    seed: u64,
-    listener: tokio::net::TcpListener,
-    inbox: &mpsc::Sender<Inbound>,
-) -> Vec<AbortOnDrop> {
-    let dialers = peers.outbounds().map(|(to, address, outbound)| Dialer {
-        identity: config.identity.clone(),
-        to,
-        address: address.to_owned(),
-        outbound,
-        inbox: inbox.clone(),
-        seed: dialer::seed_for(seed, config.identity.group, to),
-    });
-    let mut tasks: Vec<_> = dialers.map(|dialer| AbortOnDrop(tokio::spawn(dialer.run()))).collect();
-    let config = config.clone();
-    let inbox = inbox.clone();
-    tasks.push(AbortOnDrop(tokio::spawn(async move {
-        listener::accept_all(listener, &config, inbox).await;
-    })));
-    tasks
+    Ok(())
 }
 
 struct Clock<C> {
@@ -149,14 +130,21 @@ struct Driver<D, C> {
     clock: Clock<C>,
     /// Read once a turn.
     now: Now,
-    identity: Identity,
+    node: NodeId,
+    cluster: ClusterId,
+    priority: u8,
     clients: Clients,
     peers: Peers,
+    dialling: Dialling,
     view: ClusterView,
     view_check_at: Micros,
     view_check_interval: Micros,
     /// Stamp of the last applied entry.
     log_time: Hlc,
+    /// The node is no member any more: it serves nobody and disturbs nobody.
+    is_removed: bool,
+    /// Set once the node was asked to stop.
+    stopping: Option<Stopping>,
     observer: Option<Box<dyn Observer>>,
 }
 
@@ -166,12 +154,13 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
         mut clock: Clock<C>,
         mut disk: D,
         done: mpsc::UnboundedSender<JobDone>,
-        seed: u64,
+        dialling: Dialling,
         mut observer: Option<Box<dyn Observer>>,
     ) -> Result<Self, NodeError> {
         let now = clock.now();
         let machine = Queues::new(&config.limits);
-        let replica = Replica::open(config.engine(seed), machine, now, disk.recovery())?;
+        let engine = config.engine(dialling.seed);
+        let replica = Replica::open(engine, machine, now, disk.recovery())?;
         disk.start(done);
         let status = replica.status();
         let (node, last_index, term) = (status.node.0, status.last_index.0, status.term.0);
@@ -179,7 +168,11 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
         if let Some(observer) = &mut observer {
             observer.on_open(&status);
         }
-        let peers = Peers::new(config);
+        let mut peers = Peers::new(config);
+        peers.on_membership(now.monotonic, &status.membership);
+        if status.is_removed {
+            tell_of_removal(status.node, status.membership_index);
+        }
         Ok(Self {
             view: peers.view(now.monotonic, &status),
             replica,
@@ -187,18 +180,36 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
             disk,
             clock,
             now,
-            identity: config.identity.clone(),
+            node: config.identity.node,
+            cluster: config.identity.cluster,
+            priority: config.priority,
             clients: Clients::new(config.client_connections_max),
             peers,
+            dialling,
             view_check_at: Micros::ZERO,
             view_check_interval: config.election_timeout,
             log_time: Hlc::ZERO,
+            is_removed: status.is_removed,
+            stopping: None,
             observer,
         })
     }
 
+    /// Lets clients and other nodes in, for as long as the task is kept.
+    fn start_listening(
+        &self,
+        listener: tokio::net::TcpListener,
+        config: &NodeConfig,
+    ) -> AbortOnDrop {
+        let (config, inbox) = (config.clone(), self.dialling.inbox.clone());
+        AbortOnDrop(tokio::spawn(async move {
+            listener::accept_all(listener, &config, inbox).await;
+        }))
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
-        let deadline = self.replica.next_deadline()?;
+        let own = [self.peers.next_expiry(), self.stop_deadline()];
+        let deadline = own.into_iter().chain([self.replica.next_deadline()]).flatten().min()?;
         // Far deadlines are looked at again within the hour, which keeps the sum in range.
         let wait = deadline.since(self.now.monotonic).0.min(Micros::from_secs(3_600).0);
         Some(self.clock.origin + Duration::from_micros(self.now.monotonic.0 + wait))
@@ -219,6 +230,8 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
         let performed = effects.drain(..).try_for_each(|effect| self.perform(effect));
         self.effects = effects;
         performed?;
+        self.peers.expire(self.now.monotonic);
+        self.peers.start_dialers(|callee| self.dialling.start(callee));
         if self.now.monotonic >= self.view_check_at {
             self.check_view();
         }
@@ -232,7 +245,11 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
         match effect {
             Effect::Disk(job) => self.disk.submit(job),
             Effect::Send { to, message } => self.peers.send(self.now.monotonic, to, &message),
-            Effect::Respond { token, response } => self.clients.respond(token, response),
+            Effect::Respond { token, response } => {
+                if !self.is_handover(token, &response) {
+                    self.clients.respond(token, response);
+                }
+            }
             Effect::Event(event) => return self.on_event(event),
         }
         Ok(())
@@ -252,10 +269,15 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
             Event::Truncated { from } => {
                 tracing::info!(from = from.0, "cut entries that another leader has not");
             }
-            Event::Membership { index, .. } => {
-                tracing::info!(index = index.0, "membership");
+            Event::Membership { index, membership } => {
+                tracing::info!(index = index.0, "members: {}", describe(&membership));
+                self.peers.on_membership(self.now.monotonic, &membership);
+                self.view_check_at = self.now.monotonic;
             }
-            Event::Removed { index } => tracing::warn!(index = index.0, "removed"),
+            Event::Removed { index } => {
+                tell_of_removal(self.node, index);
+                self.is_removed = true;
+            }
             Event::Installed { index, hlc, .. } => {
                 tracing::info!(index = index.0, "installed a snapshot");
                 self.log_time = hlc;
@@ -288,8 +310,8 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
                     self.step(Input::Forget { token });
                 }
             }
-            Inbound::Dialled { to, is_up } => {
-                self.peers.on_dialled(to, is_up);
+            Inbound::Dialled { dialer, to, is_up } => {
+                self.peers.on_dialled(dialer, to, is_up);
                 self.view_check_at = self.now.monotonic;
             }
         }
@@ -298,8 +320,8 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
     fn on_opened(&mut self, connection: ConnectionId, caller: Admitted, outbound: Arc<Outbound>) {
         let welcome = |protocol| Welcome {
             protocol,
-            cluster: self.identity.cluster,
-            node: self.identity.node,
+            cluster: self.cluster,
+            node: self.node,
             view: self.view.clone(),
         };
         match caller {
@@ -307,66 +329,10 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
                 let welcome = welcome(protocol);
                 self.clients.on_opened(connection, address, outbound, welcome);
             }
-            Admitted::Peer { protocol } => greet(&outbound, &Greeting::Welcome(welcome(protocol))),
-        }
-    }
-
-    fn on_client_frame(&mut self, connection: ConnectionId, frame: ClientFrame, tail: Bytes) {
-        let (request, call) = match frame {
-            ClientFrame::Ping(number) => {
-                return self.clients.send(connection, &ServerFrame::Pong(number));
+            Admitted::Peer { from, address, protocol } => {
+                greet(&outbound, &Greeting::Welcome(welcome(protocol)));
+                self.peers.on_called(self.now.monotonic, from, address);
             }
-            ClientFrame::Call { request, call } => (request, call),
-        };
-        let asked = match call {
-            Call::Propose => Request::Propose(tail),
-            Call::Query => Request::Query(tail),
-            Call::QueryHere => Request::QueryHere(tail),
-            Call::QueryStale => Request::QueryStale(tail),
-            Call::Change(change) => Request::Change(change),
-            Call::Transfer { to } => Request::Transfer { to },
-            Call::Watch { timeout } => {
-                Request::Watch { query: tail, until: self.now.monotonic + timeout }
-            }
-            Call::Status => {
-                let status = self.node_status();
-                return self.clients.send(connection, &ServerFrame::Status { request, status });
-            }
-        };
-        if let Some(token) = self.clients.on_call(connection, request) {
-            self.step(Input::Client { token, request: asked });
-        }
-    }
-
-    fn node_status(&self) -> NodeStatus {
-        let status = self.replica.status();
-        let (segments, log_bytes) = self.replica.store_size();
-        NodeStatus {
-            node: status.node,
-            cluster: self.identity.cluster,
-            role: role_name(status.role).to_owned(),
-            term: status.term,
-            leader: status.leader,
-            first_index: status.first_index,
-            last_index: status.last_index,
-            durable_index: status.durable_index,
-            commit_index: status.commit_index,
-            applied_index: status.applied_index,
-            log_time: self.log_time.0,
-            messages: self.replica.machine().message_count(),
-            queues: self.replica.machine().queue_count(),
-            sessions: status.sessions as u64,
-            segments,
-            log_bytes,
-            membership: status.membership,
-            membership_index: status.membership_index,
-            is_removed: status.is_removed,
-            is_fit: status.is_fit,
-            snapshot_index: status.snapshot_index,
-            followers: status.followers,
-            transfer: status.transfer,
-            uptime: self.now.monotonic,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
@@ -388,4 +354,29 @@ fn role_name(role: RoleName) -> &'static str {
         RoleName::Candidate => "candidate",
         RoleName::Leader => "leader",
     }
+}
+
+/// A membership in a line of the log.
+fn describe(membership: &Membership) -> String {
+    let list = |nodes: &[NodeId]| {
+        let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+        nodes.join(", ")
+    };
+    let mut line = format!("voters {}", list(membership.incoming()));
+    let learners: Vec<NodeId> = membership.learners().collect();
+    if !learners.is_empty() {
+        line.push_str(&format!("; learners {}", list(&learners)));
+    }
+    if membership.is_joint() {
+        line.push_str(&format!("; in change from voters {}", list(membership.outgoing())));
+    }
+    line
+}
+
+fn tell_of_removal(node: NodeId, index: LogIndex) {
+    tracing::warn!(
+        "node {node} WAS REMOVED from the cluster, by entry {index}: it votes, stores and serves no \
+         more. Stop it; its data directory may be deleted. To bring this machine back, give it an \
+         empty directory and `node join`"
+    );
 }

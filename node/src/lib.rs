@@ -30,6 +30,7 @@ mod outbound;
 mod peers;
 mod ports;
 pub mod settings;
+mod task;
 
 pub use config::NodeConfig;
 pub use driver::run;

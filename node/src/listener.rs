@@ -11,11 +11,13 @@ use crate::error::NodeError;
 use crate::log_limit::LogLimit;
 use crate::outbound::Outbound;
 use bytes::BytesMut;
-use engine::ids::{GroupId, NodeId};
+use engine::ids::NodeId;
 use engine::record::ChecksumSeed;
 use engine::storage::Identity;
 use engine::time::Micros;
-use engine::wire::client::{Caller, Greeting, Hello, Refusal, read_client_frame};
+use engine::wire::client::{
+    Caller, Greeting, Hello, PEER_ADDRESS_BYTES_MAX, Refusal, read_client_frame,
+};
 use engine::wire::peer::read_message;
 use engine::wire::{self, TailCheck};
 use std::io;
@@ -99,7 +101,7 @@ pub(crate) async fn accept_all(
 /// Who called, as far as it concerns the connection's task.
 enum Admission {
     Client,
-    Peer(NodeId),
+    Peer { from: NodeId, address: String },
 }
 
 impl Shared {
@@ -132,9 +134,11 @@ impl Shared {
             }
         };
         drop(handshake_permit);
-        let caller = match admission {
-            Admission::Client => Admitted::Client { address, protocol },
-            Admission::Peer(_) => Admitted::Peer { protocol },
+        let (caller, peer) = match admission {
+            Admission::Client => (Admitted::Client { address, protocol }, None),
+            Admission::Peer { from, address } => {
+                (Admitted::Peer { from, address, protocol }, Some(from))
+            }
         };
         let outbound = Arc::new(Outbound::open(self.outbound_bytes_max));
         let opened = Inbound::Opened { connection, caller, outbound: outbound.clone() };
@@ -143,9 +147,9 @@ impl Shared {
             return Ok(());
         }
         let read = async {
-            match admission {
-                Admission::Client => self.read_calls(connection, &mut reader).await,
-                Admission::Peer(from) => self.read_messages(from, &mut reader).await,
+            match peer {
+                None => self.read_calls(connection, &mut reader).await,
+                Some(from) => self.read_messages(from, &mut reader).await,
             }
         };
         let ended = tokio::select! {
@@ -156,7 +160,7 @@ impl Shared {
             ended = outbound.write_to(&mut writer) => ended.map_err(ConnectionError::from),
         };
         outbound.close();
-        if let Admission::Client = admission {
+        if peer.is_none() {
             let _ = self.inbox.send(Inbound::Closed { connection }).await;
         }
         ended.or_else(|error| if is_usual(&error) { Ok(()) } else { Err(error) })
@@ -213,7 +217,8 @@ async fn read_hello(
     })
 }
 
-/// The protocol to speak and the role of the caller, or why it may not stay.
+/// The protocol to speak and the role of the caller, or why it may not stay. Whether a peer is a
+/// member is not asked: this node's log may not say so yet, and one that was removed must be told.
 fn admit(identity: &Identity, hello: &Hello) -> Result<(u16, Admission), Refusal> {
     let protocol = hello
         .common_protocol()
@@ -222,27 +227,23 @@ fn admit(identity: &Identity, hello: &Hello) -> Result<(u16, Admission), Refusal
         let here = identity.cluster;
         if wanted == here { Ok(()) } else { Err(Refusal::WrongCluster { here, wanted }) }
     };
-    match hello.caller {
+    match &hello.caller {
         Caller::Client { cluster } => {
             cluster.map_or(Ok(()), right_cluster)?;
             Ok((protocol, Admission::Client))
         }
-        Caller::Peer { cluster, group, from, to } => {
-            right_cluster(cluster)?;
-            if to != identity.node {
-                return Err(Refusal::WrongNode { here: identity.node, wanted: to });
+        Caller::Peer { cluster, group, from, to, address } => {
+            right_cluster(*cluster)?;
+            if *to != identity.node {
+                return Err(Refusal::WrongNode { here: identity.node, wanted: *to });
             }
-            if !is_other_member(identity, group, from) {
-                return Err(Refusal::NotAMember { caller: from, cluster });
+            let is_other = *group == identity.group && *from != identity.node;
+            if !is_other || *from == NodeId::ZERO || address.len() > PEER_ADDRESS_BYTES_MAX {
+                return Err(Refusal::NotAMember { caller: *from, cluster: *cluster });
             }
-            Ok((protocol, Admission::Peer(from)))
+            Ok((protocol, Admission::Peer { from: *from, address: address.clone() }))
         }
     }
-}
-
-fn is_other_member(identity: &Identity, group: GroupId, from: NodeId) -> bool {
-    let is_member = identity.members.iter().any(|(member, _)| *member == from);
-    group == identity.group && from != identity.node && is_member
 }
 
 async fn refuse(
@@ -275,14 +276,14 @@ fn is_usual(error: &ConnectionError) -> bool {
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
-    use engine::ids::ClusterId;
+    use engine::ids::{ClusterId, GroupId};
 
     const CLUSTER: ClusterId = ClusterId([1; 16]);
     const OTHER_CLUSTER: ClusterId = ClusterId([2; 16]);
 
     fn identity() -> Identity {
         let members = (1..=3).map(|node| (NodeId(node), format!("10.0.0.{node}:7100"))).collect();
-        Identity { cluster: CLUSTER, group: GroupId(0), node: NodeId(2), members }
+        Identity::founder(CLUSTER, GroupId(0), NodeId(2), members)
     }
 
     fn refusal_of(caller: Caller) -> Option<Refusal> {
@@ -290,7 +291,8 @@ mod tests {
     }
 
     fn peer(cluster: ClusterId, from: u64, to: u64) -> Caller {
-        Caller::Peer { cluster, group: GroupId(0), from: NodeId(from), to: NodeId(to) }
+        let (from, to, address) = (NodeId(from), NodeId(to), "10.0.0.9:7100".to_owned());
+        Caller::Peer { cluster, group: GroupId(0), from, to, address }
     }
 
     #[test]
@@ -304,8 +306,9 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_must_be_another_member_of_this_cluster_and_mean_this_node() {
+    fn a_peer_must_be_another_node_of_this_cluster_and_mean_this_one() {
         assert_eq!(refusal_of(peer(CLUSTER, 1, 2)), None);
+        assert_eq!(refusal_of(peer(CLUSTER, 4, 2)), None, "this log may lag behind");
         assert_eq!(
             refusal_of(peer(OTHER_CLUSTER, 1, 2)),
             Some(Refusal::WrongCluster { here: CLUSTER, wanted: OTHER_CLUSTER })
@@ -314,11 +317,25 @@ mod tests {
             refusal_of(peer(CLUSTER, 1, 3)),
             Some(Refusal::WrongNode { here: NodeId(2), wanted: NodeId(3) })
         );
-        for stranger in [2, 4] {
+        for caller in [0, 2] {
             assert_eq!(
-                refusal_of(peer(CLUSTER, stranger, 2)),
-                Some(Refusal::NotAMember { caller: NodeId(stranger), cluster: CLUSTER })
+                refusal_of(peer(CLUSTER, caller, 2)),
+                Some(Refusal::NotAMember { caller: NodeId(caller), cluster: CLUSTER })
             );
+        }
+        let (from, to) = (NodeId(1), NodeId(2));
+        let wrong_group =
+            Caller::Peer { cluster: CLUSTER, group: GroupId(1), from, to, address: String::new() };
+        let long_address = Caller::Peer {
+            cluster: CLUSTER,
+            group: GroupId(0),
+            from,
+            to,
+            address: "a".repeat(PEER_ADDRESS_BYTES_MAX + 1),
+        };
+        for caller in [wrong_group, long_address] {
+            let expected = Refusal::NotAMember { caller: from, cluster: CLUSTER };
+            assert_eq!(refusal_of(caller), Some(expected));
         }
     }
 

@@ -1,37 +1,68 @@
-//! The other members as this node sees them: how to send to each, and how each does.
+//! The other nodes as this one sees them: whom to call, how to send to each, and how each does.
 //!
-//! Owns the view that clients get. Decides nothing about leadership, which is the engine's.
-//! Next: `dialer` for the connections.
+//! Follows the newest membership: a dialer for every other member, and for a while longer for those
+//! that left. Nodes outside the membership may call as well, as this node's log may lag behind, or
+//! theirs; they are called back only when there is something to tell them, for a while, and only so
+//! many of them. Owns the view that clients get. Decides nothing about leadership or membership,
+//! which are the engine's. Next: `dialer` for the connections.
 
 use crate::config::NodeConfig;
 use crate::outbound::Outbound;
+use crate::task::AbortOnDrop;
 use engine::engine::Status;
 use engine::ids::{GroupId, NodeId};
-use engine::raft::Message;
+use engine::raft::{Membership, Message};
 use engine::time::Micros;
 use engine::wire::client::{ClusterView, Health, NodeView};
 use engine::wire::peer::write_message;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A connection on which messages go out for that long while nothing at all comes back is made anew:
 /// after a long partition TCP itself would wait for many seconds before it tries again.
 const SILENCE_MAX: Micros = Micros::from_secs(2);
+/// A node that is no member, or no more, is called for this long after the last message to it.
+const STRANGER_GRACE: Micros = Micros::from_secs(5);
+/// Nodes outside the membership whose addresses are remembered; of more, the one that was heard of
+/// longest ago is forgotten.
+const STRANGERS_MAX: usize = 16;
 
-/// The other members.
+/// The other nodes.
 #[derive(Debug)]
 pub(crate) struct Peers {
     group: GroupId,
     this_node: NodeId,
-    addresses: Vec<(NodeId, String)>,
+    outbound_bytes_max: usize,
+    /// Every member of the newest membership with its address, this node too.
+    members: Vec<(NodeId, String)>,
+    /// Those that are called.
     peers: BTreeMap<NodeId, Peer>,
+    /// Where nodes outside the membership were when they were last heard of.
+    strangers: BTreeMap<NodeId, Stranger>,
+    dialers: u64,
     /// A peer from which a message came within this span is well.
     heard_within: Micros,
 }
 
+/// One life of a dialer; news of an earlier one's connection counts no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct DialerId(u64);
+
+#[derive(Debug)]
+struct Stranger {
+    address: String,
+    seen_at: Micros,
+}
+
 #[derive(Debug)]
 struct Peer {
+    address: String,
     outbound: Arc<Outbound>,
+    dialer: DialerId,
+    /// The dialer, once it runs.
+    task: Option<AbortOnDrop>,
+    /// When it is called no more; never while it is a member.
+    until: Option<Micros>,
     is_connected: bool,
     heard_at: Option<Micros>,
     /// When the first message went out that nothing came back after.
@@ -40,48 +71,126 @@ struct Peer {
     is_overflowing: bool,
 }
 
+/// Whom a new dialer is to call.
+#[derive(Debug)]
+pub(crate) struct Callee {
+    pub(crate) dialer: DialerId,
+    pub(crate) node: NodeId,
+    pub(crate) address: String,
+    pub(crate) outbound: Arc<Outbound>,
+}
+
 impl Peers {
     pub(crate) fn new(config: &NodeConfig) -> Self {
-        let this_node = config.identity.node;
-        let others = config.identity.members.iter().filter(|(node, _)| *node != this_node);
-        let peers = others.map(|(node, _)| {
-            let peer = Peer {
-                outbound: Arc::new(Outbound::closed(config.connection_outbound_bytes_max)),
-                is_connected: false,
-                heard_at: None,
-                unanswered_since: None,
-                is_overflowing: false,
-            };
-            (*node, peer)
-        });
         Self {
             group: config.identity.group,
-            this_node,
-            addresses: config.identity.members.clone(),
-            peers: peers.collect(),
+            this_node: config.identity.node,
+            outbound_bytes_max: config.connection_outbound_bytes_max,
+            members: Vec::new(),
+            peers: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            dialers: 0,
             heard_within: config.election_timeout + config.election_timeout,
         }
     }
 
-    /// Each other member with its address and the queue that its dialer writes from.
-    pub(crate) fn outbounds(&self) -> impl Iterator<Item = (NodeId, &str, Arc<Outbound>)> {
-        self.addresses.iter().filter_map(|(node, address)| {
-            self.peers.get(node).map(|peer| (*node, address.as_str(), peer.outbound.clone()))
-        })
+    /// The newest membership is another one.
+    pub(crate) fn on_membership(&mut self, now: Micros, membership: &Membership) {
+        let members = membership.members().iter();
+        self.members = members.map(|member| (member.node, member.address.clone())).collect();
+        for (node, address) in self.members.clone() {
+            self.strangers.remove(&node);
+            if node == self.this_node || address.is_empty() {
+                continue;
+            }
+            if self.peers.get(&node).is_none_or(|peer| peer.address != address) {
+                self.call(node, address, None);
+            } else if let Some(peer) = self.peers.get_mut(&node) {
+                peer.until = None;
+            }
+        }
+        let members: BTreeSet<NodeId> = self.members.iter().map(|(node, _)| *node).collect();
+        let mut departed = Vec::new();
+        for (node, peer) in &mut self.peers {
+            if !members.contains(node) && peer.until.is_none() {
+                peer.until = Some(now + STRANGER_GRACE);
+                departed.push((*node, peer.address.clone()));
+            }
+        }
+        for (node, address) in departed {
+            self.remember(now, node, address);
+        }
     }
 
-    /// Queues a message, or drops it if the member is not connected or too far behind.
+    /// Another node called and said where it is to be called back.
+    pub(crate) fn on_called(&mut self, now: Micros, from: NodeId, address: String) {
+        let is_member = self.members.iter().any(|(node, _)| *node == from);
+        if !is_member && from != self.this_node && !address.is_empty() {
+            self.remember(now, from, address);
+        }
+    }
+
+    fn remember(&mut self, now: Micros, node: NodeId, address: String) {
+        self.strangers.insert(node, Stranger { address, seen_at: now });
+        if self.strangers.len() > STRANGERS_MAX {
+            let oldest = self.strangers.iter().min_by_key(|(_, stranger)| stranger.seen_at);
+            let oldest = oldest.map(|(node, _)| *node).expect("more than none");
+            self.strangers.remove(&oldest);
+        }
+    }
+
+    /// Begins to call a node, in place of whoever had its number before.
+    fn call(&mut self, node: NodeId, address: String, until: Option<Micros>) {
+        self.dialers += 1;
+        let peer = Peer {
+            address,
+            outbound: Arc::new(Outbound::closed(self.outbound_bytes_max)),
+            dialer: DialerId(self.dialers),
+            task: None,
+            until,
+            is_connected: false,
+            heard_at: None,
+            unanswered_since: None,
+            is_overflowing: false,
+        };
+        self.peers.insert(node, peer);
+    }
+
+    /// Starts the dialers that do not run yet.
+    pub(crate) fn start_dialers(&mut self, mut start: impl FnMut(Callee) -> AbortOnDrop) {
+        for (node, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.task.is_none()) {
+            peer.task = Some(start(Callee {
+                dialer: peer.dialer,
+                node: *node,
+                address: peer.address.clone(),
+                outbound: peer.outbound.clone(),
+            }));
+        }
+    }
+
+    /// Stops calling those whose time is up.
+    pub(crate) fn expire(&mut self, now: Micros) {
+        self.peers.retain(|_, peer| peer.until.is_none_or(|until| until > now));
+    }
+
+    /// When [`expire`](Self::expire) has something to do.
+    pub(crate) fn next_expiry(&self) -> Option<Micros> {
+        self.peers.values().filter_map(|peer| peer.until).min()
+    }
+
+    /// Queues a message, or drops it if the node is not connected, too far behind, or unknown. One
+    /// that is known and not called is called from now on.
     pub(crate) fn send(&mut self, now: Micros, to: NodeId, message: &Message) {
         let group = self.group;
-        let Some(peer) = self.peers.get_mut(&to) else {
-            debug_assert!(false, "the engine sends to members only, not to {to}");
-            return;
-        };
+        let Some(peer) = self.peers.get_mut(&to) else { return self.call_back(now, to) };
+        if peer.until.is_some() {
+            peer.until = Some(now + STRANGER_GRACE);
+        }
         if !peer.is_connected {
             return;
         }
         let silent_since = *peer.unanswered_since.get_or_insert(now);
-        if now.since(silent_since) > SILENCE_MAX {
+        if peer.until.is_none() && now.since(silent_since) > SILENCE_MAX {
             tracing::warn!("node {to} does not answer for {SILENCE_MAX}; connecting anew");
             peer.is_connected = false;
             peer.outbound.cut();
@@ -100,7 +209,19 @@ impl Peers {
         }
     }
 
-    /// A message came from a member.
+    fn call_back(&mut self, now: Micros, to: NodeId) {
+        let called = self.peers.values().filter(|peer| peer.until.is_some()).count();
+        if called >= STRANGERS_MAX {
+            return;
+        }
+        if let Some(stranger) = self.strangers.get_mut(&to) {
+            stranger.seen_at = now;
+            let address = stranger.address.clone();
+            self.call(to, address, Some(now + STRANGER_GRACE));
+        }
+    }
+
+    /// A message came from another node.
     pub(crate) fn on_heard(&mut self, now: Micros, from: NodeId) {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.heard_at = Some(now);
@@ -108,9 +229,9 @@ impl Peers {
         }
     }
 
-    /// The connection to a member stands, or is gone.
-    pub(crate) fn on_dialled(&mut self, to: NodeId, is_up: bool) {
-        if let Some(peer) = self.peers.get_mut(&to) {
+    /// The connection of a dialer stands, or is gone.
+    pub(crate) fn on_dialled(&mut self, dialer: DialerId, to: NodeId, is_up: bool) {
+        if let Some(peer) = self.peers.get_mut(&to).filter(|peer| peer.dialer == dialer) {
             peer.is_connected = is_up;
             peer.unanswered_since = None;
             peer.is_overflowing = false;
@@ -122,7 +243,10 @@ impl Peers {
     /// for them the connection has to do.
     pub(crate) fn view(&self, now: Micros, status: &Status) -> ClusterView {
         let health = |node: NodeId| {
-            let Some(peer) = self.peers.get(&node) else { return Health::Itself };
+            if node == self.this_node {
+                return Health::Itself;
+            }
+            let Some(peer) = self.peers.get(&node) else { return Health::Unreachable };
             let is_heard = peer.heard_at.is_some_and(|at| now.since(at) <= self.heard_within);
             let should_be_heard =
                 status.leader == Some(self.this_node) || status.leader == Some(node);
@@ -132,7 +256,7 @@ impl Peers {
                 Health::Unreachable
             }
         };
-        let nodes = self.addresses.iter().map(|(node, address)| NodeView {
+        let nodes = self.members.iter().map(|(node, address)| NodeView {
             node: *node,
             address: address.clone(),
             health: health(*node),
@@ -143,82 +267,5 @@ impl Peers {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
-mod tests {
-    use super::*;
-    use engine::engine::RoleName;
-    use engine::ids::{ClusterId, LogIndex, Term};
-    use engine::raft::Body;
-    use engine::storage::Identity;
-
-    fn peers() -> Peers {
-        let members = (1..=3).map(|node| (NodeId(node), format!("10.0.0.{node}:7100"))).collect();
-        let cluster = ClusterId([1; 16]);
-        let identity = Identity { cluster, group: GroupId(0), node: NodeId(1), members };
-        Peers::new(&NodeConfig::new(identity))
-    }
-
-    fn status(leader: Option<u64>) -> Status {
-        Status {
-            node: NodeId(1),
-            role: RoleName::Follower,
-            term: Term(1),
-            voted_for: None,
-            leader: leader.map(NodeId),
-            first_index: LogIndex(1),
-            last_index: LogIndex(0),
-            durable_index: LogIndex(0),
-            commit_index: LogIndex(0),
-            applied_index: LogIndex(0),
-            membership: engine::raft::Membership::default(),
-            membership_index: LogIndex(0),
-            is_removed: false,
-            is_fit: true,
-            snapshot_index: LogIndex(0),
-            followers: Vec::new(),
-            transfer: None,
-            sessions: 0,
-            waiting_requests: 0,
-        }
-    }
-
-    fn health(peers: &Peers, now: Micros, leader: Option<u64>) -> Vec<Health> {
-        peers.view(now, &status(leader)).nodes.iter().map(|node| node.health).collect()
-    }
-
-    #[test]
-    fn a_silent_leader_is_unreachable_while_a_connected_follower_is_not() {
-        let mut peers = peers();
-        let start = Micros::from_secs(1);
-        for node in [2, 3] {
-            peers.on_dialled(NodeId(node), true);
-            peers.on_heard(start, NodeId(node));
-        }
-        let later = start + Micros::from_millis(301);
-        use Health::{Itself, Reachable, Unreachable};
-        assert_eq!(health(&peers, start, Some(2)), [Itself, Reachable, Reachable]);
-        assert_eq!(health(&peers, later, Some(2)), [Itself, Unreachable, Reachable]);
-        assert_eq!(health(&peers, later, Some(1)), [Itself, Unreachable, Unreachable]);
-        peers.on_dialled(NodeId(3), false);
-        assert_eq!(health(&peers, later, Some(2)), [Itself, Unreachable, Unreachable]);
-    }
-
-    #[test]
-    fn a_connection_without_any_answer_is_cut_and_one_with_answers_is_kept() {
-        let mut peers = peers();
-        for (_, _, outbound) in peers.outbounds() {
-            outbound.reopen();
-        }
-        let vote = Message { term: Term(1), body: Body::VoteResponse { granted: true } };
-        for node in [2, 3] {
-            peers.on_dialled(NodeId(node), true);
-        }
-        for tenth in 0..=21 {
-            let now = Micros::from_millis(tenth * 100);
-            peers.send(now, NodeId(2), &vote);
-            peers.send(now, NodeId(3), &vote);
-            peers.on_heard(now, NodeId(3));
-        }
-        assert!(!peers.peers[&NodeId(2)].outbound.is_open());
-        assert!(peers.peers[&NodeId(3)].outbound.is_open());
-    }
-}
+#[path = "peers_tests.rs"]
+mod tests;

@@ -3,13 +3,15 @@
 //! Owns the names, the units and the checks. `election_timeout = "150ms"` in the file is
 //! `--election-timeout 150ms` on the command line. Next: `config` for what becomes of it.
 
+mod quantities;
+
+pub use quantities::{Drift, Size, Span};
+
 use crate::config::NodeConfig;
 use engine::limits;
 use engine::time::Micros;
 use serde::Deserialize;
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// Settings of a node, all optional. Each is a flag of `node start` and a key of its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
@@ -31,6 +33,15 @@ pub struct Settings {
     /// [default: 30ms].
     #[arg(long, value_name = "SPAN", help_heading = "Timing")]
     pub heartbeat_interval: Option<Span>,
+    /// Leadership goes to the node of the highest priority that is well and has caught up, 0 to 255
+    /// [default: 0].
+    #[arg(long, value_name = "N", help_heading = "Leadership")]
+    pub priority: Option<u8>,
+    /// Let the leader answer reads from a lease, which trusts clocks: how much a second of any two
+    /// nodes' clocks may differ, like 500ppm; the same on every node [default: off, no clock is
+    /// trusted].
+    #[arg(long, value_name = "DRIFT", help_heading = "Leadership")]
+    pub read_leases: Option<Drift>,
     /// How long a message id or a retried command is recognised; the same on every node
     /// [default: 10m].
     #[arg(long, value_name = "SPAN", help_heading = "Limits")]
@@ -62,6 +73,16 @@ pub struct Settings {
     /// Requests that may wait on a leader [default: 65536].
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub waiting_requests_max: Option<usize>,
+    /// Bytes of reads that may wait on a node [default: 64MiB].
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub waiting_bytes_max: Option<Size>,
+    /// Bytes of log after which a snapshot is made and older log can go; a snapshot that is larger
+    /// than this waits for as much log as it has itself [default: 64MiB].
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub snapshot_log_bytes: Option<Size>,
+    /// Bytes of a snapshot in one message to a node that lags [default: 1MiB].
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub snapshot_chunk_bytes: Option<Size>,
     /// Clients connected at a time [default: 10000].
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub client_connections_max: Option<usize>,
@@ -162,6 +183,8 @@ impl Settings {
             log: self.log.or(lower.log),
             election_timeout: self.election_timeout.or(lower.election_timeout),
             heartbeat_interval: self.heartbeat_interval.or(lower.heartbeat_interval),
+            priority: self.priority.or(lower.priority),
+            read_leases: self.read_leases.or(lower.read_leases),
             dedup_window: self.dedup_window.or(lower.dedup_window),
             body_bytes_max: self.body_bytes_max.or(lower.body_bytes_max),
             batch_bytes_target: self.batch_bytes_target.or(lower.batch_bytes_target),
@@ -172,6 +195,9 @@ impl Settings {
             segment_bytes_max: self.segment_bytes_max.or(lower.segment_bytes_max),
             sessions_max: self.sessions_max.or(lower.sessions_max),
             waiting_requests_max: self.waiting_requests_max.or(lower.waiting_requests_max),
+            waiting_bytes_max: self.waiting_bytes_max.or(lower.waiting_bytes_max),
+            snapshot_log_bytes: self.snapshot_log_bytes.or(lower.snapshot_log_bytes),
+            snapshot_chunk_bytes: self.snapshot_chunk_bytes.or(lower.snapshot_chunk_bytes),
             client_connections_max: self.client_connections_max.or(lower.client_connections_max),
             connection_outbound_bytes_max: self
                 .connection_outbound_bytes_max
@@ -188,7 +214,9 @@ impl Settings {
             config.listen.clone_from(listen);
         }
         self.apply_timing(config)?;
+        self.apply_leadership(config)?;
         self.apply_bytes(config)?;
+        self.apply_snapshots(config)?;
         let limits = &mut config.limits;
         set_count(
             "inflight_entries_max",
@@ -229,6 +257,32 @@ impl Settings {
         Ok(())
     }
 
+    fn apply_leadership(&self, config: &mut NodeConfig) -> Result<(), SettingsError> {
+        if let Some(priority) = self.priority {
+            config.priority = priority;
+        }
+        if let Some(drift) = self.read_leases {
+            if !(Drift(1)..=READ_LEASES_MAX).contains(&drift) {
+                let (key, value) = ("read_leases", drift.to_string());
+                let rule = format!("it must be from 1ppm to {READ_LEASES_MAX}");
+                return Err(SettingsError::OutOfRange { key, value, rule });
+            }
+            config.lease_drift_ppm = Some(drift.0);
+        }
+        Ok(())
+    }
+
+    fn apply_snapshots(&self, config: &mut NodeConfig) -> Result<(), SettingsError> {
+        let limits = &mut config.limits;
+        if let Some(size) = self.snapshot_log_bytes {
+            check_size("snapshot_log_bytes", size, MIB, 1024 * 1024 * MIB)?;
+            limits.snapshot_log_bytes = size.0;
+        }
+        let chunk_max = limits::SNAPSHOT_CHUNK_BYTES_MAX as u64;
+        let chunk = &mut limits.snapshot_chunk_bytes_max;
+        set_size("snapshot_chunk_bytes", self.snapshot_chunk_bytes, 1024, chunk_max, chunk)
+    }
+
     fn apply_bytes(&self, config: &mut NodeConfig) -> Result<(), SettingsError> {
         let limits = &mut config.limits;
         if let Some(size) = self.body_bytes_max {
@@ -267,6 +321,8 @@ impl Settings {
             check_size("segment_bytes_max", size, smallest, 4 * 1024 * MIB)?;
             limits.segment_bytes_max = size.0;
         }
+        let waiting = &mut limits.waiting_bytes_max;
+        set_size("waiting_bytes_max", self.waiting_bytes_max, MIB, 64 * 1024 * MIB, waiting)?;
         set_size(
             "connection_outbound_bytes_max",
             self.connection_outbound_bytes_max,
@@ -278,6 +334,8 @@ impl Settings {
 }
 
 const MIB: u64 = 1024 * 1024;
+/// Clocks that drift more than a tenth are broken.
+const READ_LEASES_MAX: Drift = Drift(100_000);
 
 fn check_span(
     key: &'static str,
@@ -334,85 +392,6 @@ fn nearest(key: &str, known: &[String]) -> Option<String> {
     (distance(&best) * 2 <= key.len().max(2)).then(|| best.clone())
 }
 
-/// A span of time as people write it: `150ms`, `2s`, `10m`, `12h`, `500us`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Span(pub Micros);
-
-const SPAN_UNITS: [(&str, u64); 5] =
-    [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
-
-/// A number of bytes as people write it: `65536`, `64KiB`, `1MiB`, `2GiB`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Size(pub u64);
-
-const SIZE_UNITS: [(&str, u64); 4] =
-    [("B", 1), ("KiB", 1024), ("MiB", 1024 * 1024), ("GiB", 1024 * 1024 * 1024)];
-
-/// Splits `150ms` into its number and unit and multiplies them.
-fn parse_quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let unit = unit.trim();
-    let factor = units.iter().find(|(name, _)| *name == unit)?.1;
-    number.parse::<u64>().ok()?.checked_mul(factor)
-}
-
-/// Writes a quantity in the largest unit that leaves no fraction.
-fn write_quantity(f: &mut fmt::Formatter<'_>, quantity: u64, units: &[(&str, u64)]) -> fmt::Result {
-    let whole = |(_, factor): &&(&str, u64)| quantity != 0 && quantity.is_multiple_of(*factor);
-    let (unit, factor) = units.iter().rev().find(whole).unwrap_or(&units[0]);
-    write!(f, "{}{unit}", quantity / factor)
-}
-
-impl FromStr for Span {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let micros = parse_quantity(text, &SPAN_UNITS);
-        let error =
-            || format!("`{text}` is not a span of time; write 500us, 150ms, 2s, 10m or 12h");
-        micros.map(|micros| Self(Micros(micros))).ok_or_else(error)
-    }
-}
-
-impl FromStr for Size {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bytes = match text.parse() {
-            Ok(bytes) => Some(bytes),
-            Err(_) => parse_quantity(text, &SIZE_UNITS),
-        };
-        bytes.map(Self).ok_or_else(|| format!("`{text}` is not a size; write 65536, 64KiB or 1MiB"))
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl TryFrom<String> for Size {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_quantity(f, self.0.0, &SPAN_UNITS)
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_quantity(f, self.0, &SIZE_UNITS)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
@@ -423,24 +402,7 @@ mod tests {
     fn config() -> NodeConfig {
         let members = vec![(NodeId(1), "10.0.0.1:7100".to_owned())];
         let cluster = ClusterId([1; 16]);
-        NodeConfig::new(Identity { cluster, group: GroupId(0), node: NodeId(1), members })
-    }
-
-    #[test]
-    fn spans_and_sizes_are_read_and_written_alike() {
-        for text in ["500us", "150ms", "2s", "10m", "12h"] {
-            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
-        }
-        for text in ["17B", "64KiB", "1MiB", "2GiB"] {
-            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
-        }
-        assert_eq!("65536".parse(), Ok(Size(65_536)));
-        for text in ["", "ms", "150", "1.5s", "-1s", "99999999999999999999s", "1 fortnight"] {
-            assert!(text.parse::<Span>().is_err(), "{text}");
-        }
-        for text in ["", "MiB", "1MB", "-1", "99999999999999999999"] {
-            assert!(text.parse::<Size>().is_err(), "{text}");
-        }
+        NodeConfig::new(Identity::founder(cluster, GroupId(0), NodeId(1), members))
     }
 
     #[test]
@@ -483,7 +445,8 @@ mod tests {
                 "election_timeout" | "heartbeat_interval" | "dedup_window" => {
                     format!("{key} = \"30s\"")
                 }
-                bytes if bytes.contains("_bytes_") => format!("{key} = \"32MiB\""),
+                "read_leases" => format!("{key} = \"500ppm\""),
+                bytes if bytes.contains("_bytes") => format!("{key} = \"32MiB\""),
                 _ => format!("{key} = 5"),
             };
             let settings = Settings::from_toml("node.toml", &text).unwrap();
@@ -503,6 +466,14 @@ mod tests {
             (
                 "heartbeat_interval = \"100ms\"",
                 "heartbeat_interval is 100ms, but it must be from 1ms to 37500us",
+            ),
+            (
+                "read_leases = \"200000ppm\"",
+                "read_leases is 200000ppm, but it must be from 1ppm to 100000ppm",
+            ),
+            (
+                "snapshot_chunk_bytes = \"2MiB\"",
+                "snapshot_chunk_bytes is 2MiB, but it must be from 1KiB to 1MiB",
             ),
             ("sessions_max = 0", "sessions_max is 0, but it must be at least 1"),
         ] {

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 fn format(home: &Path) -> NodeConfig {
     let members = vec![(NodeId(1), "127.0.0.1:0".to_owned())];
     let cluster = ClusterId([1; 16]);
-    let identity = Identity { cluster, group: GroupId(0), node: NodeId(1), members };
+    let identity = Identity::founder(cluster, GroupId(0), NodeId(1), members);
     let mut disk = FileDisk::create(home).unwrap();
     Store::format(disk.recovery(), &identity).unwrap();
     NodeConfig::new(identity)

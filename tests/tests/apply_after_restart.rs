@@ -42,7 +42,7 @@ fn record_of_unknown_blocks(term: u64, index: u64) -> Record {
 
 fn format(disk: &mut SimDisk) {
     let members = (1..=3).map(|node| (NodeId(node), format!("localhost:{node}"))).collect();
-    let identity = Identity { cluster: CLUSTER, group: GROUP, node: NODE, members };
+    let identity = Identity::founder(CLUSTER, GROUP, NODE, members);
     Store::format(disk, &identity).expect("the directory is empty");
 }
 

@@ -29,7 +29,7 @@ const SECTOR_BYTES_SMALL: u64 = 48;
 
 fn identity() -> Identity {
     let members = vec![(NODE, "localhost:1".to_owned())];
-    Identity { cluster: CLUSTER, group: GROUP, node: NODE, members }
+    Identity::founder(CLUSTER, GROUP, NODE, members)
 }
 
 fn limits(segment_bytes_max: u64) -> Limits {

@@ -197,9 +197,11 @@ fn view() -> impl Strategy<Value = ClusterView> {
 fn hello() -> impl Strategy<Value = Hello> {
     let caller = prop_oneof![
         option::of(cluster()).prop_map(|cluster| Caller::Client { cluster }),
-        (cluster(), any::<u32>(), node(), node()).prop_map(|(cluster, group, from, to)| {
-            Caller::Peer { cluster, group: GroupId(group), from, to }
-        }),
+        (cluster(), any::<u32>(), node(), node(), ".{0,40}").prop_map(
+            |(cluster, group, from, to, address)| {
+                Caller::Peer { cluster, group: GroupId(group), from, to, address }
+            }
+        ),
     ];
     (any::<u32>(), any::<u16>(), any::<u16>(), caller).prop_map(
         |(magic, protocol_min, protocol_max, caller)| Hello {
@@ -281,11 +283,13 @@ fn status() -> impl Strategy<Value = NodeStatus> {
             priority: standing.priority,
         },
     );
-    let more = (membership(), index(), any::<[bool; 2]>(), index(), option::of(node()));
+    let more =
+        (membership(), index(), any::<[bool; 2]>(), index(), option::of(node()), any::<u8>());
     let all = (names, any::<[u64; 13]>(), vec(follower, 0..7), more);
     all.prop_map(|(names, numbers, followers, more)| {
         let (node, cluster, role, version, leader) = names;
-        let (membership, membership_index, [is_removed, is_fit], snapshot_index, transfer) = more;
+        let (membership, membership_index, is, snapshot_index, transfer, priority) = more;
+        let [is_removed, is_fit] = is;
         let [term, first, last, durable, commit, applied, rest @ ..] = numbers;
         let [log_time, messages, queues, sessions, segments, log_bytes, uptime] = rest;
         NodeStatus {
@@ -312,6 +316,7 @@ fn status() -> impl Strategy<Value = NodeStatus> {
             snapshot_index,
             followers,
             transfer,
+            priority,
             uptime: Micros(uptime),
             version,
         }

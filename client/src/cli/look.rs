@@ -282,7 +282,7 @@ fn status_json(status: &NodeStatus) -> Value {
     let followers: Vec<Value> = status
         .followers
         .iter()
-        .map(|(node, matched)| json!({"node": node.0, "match_index": matched.0}))
+        .map(|follower| json!({"node": follower.node.0, "match_index": follower.match_index.0}))
         .collect();
     json!({
         "node": status.node.0,

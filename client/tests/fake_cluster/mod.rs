@@ -258,7 +258,15 @@ async fn serve(node: NodeId, mut stream: TcpStream, world: Arc<Mutex<World>>) ->
                 ClientFrame::Call { request, call: Call::Watch { .. } } => {
                     watches.push((request, frame.tail.clone()));
                 }
-                ClientFrame::Call { call: Call::Status, .. } => {}
+                ClientFrame::Call {
+                    call:
+                        Call::Status
+                        | Call::QueryHere
+                        | Call::QueryStale
+                        | Call::Change(_)
+                        | Call::Transfer { .. },
+                    ..
+                } => {}
             }
         }
         watches.retain(|(request, query)| {

@@ -64,8 +64,10 @@ pub const SEGMENT_HEADER_BYTES: usize = 64;
 pub const FLUSH_HEADER_BYTES: usize = 64;
 /// Flushes begin at multiples of this, bytes.
 pub const FLUSH_ALIGNMENT: usize = 8;
-/// The version of all three layouts.
+/// The version of the layouts of segments and flushes.
 pub const FORMAT_VERSION: u8 = 1;
+/// The version of the identity's layout; 2 has the node's own address.
+pub const IDENTITY_VERSION: u8 = 2;
 
 const SEGMENT_MAGIC: [u8; 3] = *b"PHS";
 const FLUSH_MAGIC: [u8; 3] = *b"PHF";
@@ -288,7 +290,7 @@ pub fn encode_identity(identity: &Identity) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(PREFIX_BYTES);
     bytes.resize(8, 0);
     bytes.extend_from_slice(&IDENTITY_MAGIC);
-    bytes.push(FORMAT_VERSION);
+    bytes.push(IDENTITY_VERSION);
     wire::encode_into(identity, &mut bytes);
     let checksum = xxh3_64(&bytes[8..]);
     bytes[..8].copy_from_slice(&checksum.to_le_bytes());
@@ -306,7 +308,7 @@ pub fn decode_identity(bytes: &[u8]) -> Result<Identity, HeaderError> {
     {
         return Err(HeaderError::Broken);
     }
-    if bytes[11] != FORMAT_VERSION {
+    if bytes[11] != IDENTITY_VERSION {
         return Err(HeaderError::Version(bytes[11]));
     }
     wire::decode("identity", &bytes[PREFIX_BYTES..]).map_err(|_| HeaderError::Broken)
@@ -373,12 +375,8 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_told_from_damage() {
-        let identity = Identity {
-            cluster: ClusterId([7; 16]),
-            group: GroupId(0),
-            node: NodeId(1),
-            members: Vec::new(),
-        };
+        let (cluster, group) = (ClusterId([7; 16]), GroupId(0));
+        let identity = Identity::founder(cluster, group, NodeId(1), Vec::new());
         let mut bytes = encode_identity(&identity);
         assert_eq!(decode_identity(&bytes), Ok(identity));
         bytes[11] = 9;

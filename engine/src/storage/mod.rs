@@ -26,7 +26,7 @@ pub mod scan;
 mod store;
 
 pub use error::{Damage, StorageError, Whose};
-pub use identity::Identity;
+pub use identity::{FoundersError, Identity};
 pub use read::ReadPlan;
 pub use store::Store;
 

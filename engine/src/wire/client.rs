@@ -31,6 +31,9 @@ pub struct Hello {
     pub caller: Caller,
 }
 
+/// Longest address in a hello, bytes: a host name has at most 253, a port five and a colon.
+pub const PEER_ADDRESS_BYTES_MAX: usize = 300;
+
 /// Who opens a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Caller {
@@ -49,6 +52,9 @@ pub enum Caller {
         from: NodeId,
         /// Whom it believes to call.
         to: NodeId,
+        /// Where the caller is reached, `host:port`: whoever is called may not know it as a member
+        /// yet, or no more, and still owe it an answer. At most [`PEER_ADDRESS_BYTES_MAX`] bytes.
+        address: String,
     },
 }
 
@@ -116,8 +122,10 @@ pub enum Refusal {
         /// Who was wanted.
         wanted: NodeId,
     },
-    /// A peer that is not a member.
-    #[error("node {caller} is not a member of cluster {cluster}")]
+    /// A peer of another group, with this node's own number or without a proper address.
+    #[error(
+        "node {caller} cannot be a member of cluster {cluster} beside this node; check its data directory"
+    )]
     NotAMember {
         /// Who calls.
         caller: NodeId,
@@ -299,6 +307,8 @@ pub struct NodeStatus {
     pub followers: Vec<FollowerStatus>,
     /// On a leader: to whom it is handing over.
     pub transfer: Option<NodeId>,
+    /// Its priority among those that may lead.
+    pub priority: u8,
     /// Since the process started.
     pub uptime: Micros,
     /// The build.

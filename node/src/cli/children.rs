@@ -4,9 +4,9 @@
 //! dropping anything, they notice the end of their standard input. Next: `cluster`, `demo`.
 
 use super::Failure;
-use super::init::mint_cluster;
+use super::init::{GROUP, mint_cluster};
 use client::{Client, Options};
-use engine::ids::{ClusterId, GroupId, NodeId};
+use engine::ids::{ClusterId, NodeId};
 use engine::storage::{Identity, Store};
 use node::DiskPort;
 use node::disk::FileDisk;
@@ -245,11 +245,11 @@ fn initialise(home: &Path, count: u64) -> Result<Identity, Failure> {
     for (node, port) in (1..=count).zip(free_ports(count)?) {
         members.push((NodeId(node), format!("127.0.0.1:{port}")));
     }
-    let cluster = mint_cluster()?;
-    let mut identity = Identity { cluster, group: GroupId(0), node: NodeId(1), members };
+    let cluster = mint_cluster(&members)?;
+    let mut identity = Identity::founder(cluster, GROUP, NodeId(1), members.clone());
     // The first node last: its directory says that all are there.
     for node in (1..=count).rev() {
-        identity.node = NodeId(node);
+        identity = Identity::founder(cluster, GROUP, NodeId(node), members.clone());
         let data = data_of(home, identity.node);
         let mut disk = FileDisk::create(&data)?;
         Store::format(disk.recovery(), &identity)

@@ -4,15 +4,20 @@ use super::{Failure, STRONG};
 use engine::ids::{ClusterId, GroupId, NodeId};
 use engine::limits::VOTERS_MAX;
 use engine::storage::{Identity, Store};
+use engine::wire::client::PEER_ADDRESS_BYTES_MAX;
 use node::DiskPort;
 use node::disk::FileDisk;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-/// Makes a data directory that belongs to one node of one cluster for ever. Run it once for each
-/// node: first with `--cluster new`, then with the id that it prints; the members are the same
-/// every time.
+/// The one Raft group that there is today.
+pub(super) const GROUP: GroupId = GroupId(0);
+
+/// Makes a data directory that belongs to one node of one new cluster for ever. Run it once for each
+/// node that the cluster begins with: first with `--cluster new`, then with the id that it prints.
+/// The members are the same every time, and the id fits no others. For a node that comes later there
+/// is `node join`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Init {
     /// Directory to make; must be empty or not there yet.
@@ -65,22 +70,34 @@ impl FromStr for Member {
         if node == NodeId::ZERO {
             return Err("nodes are numbered from 1".to_owned());
         }
-        let (host, port) = address.rsplit_once(':').ok_or_else(form)?;
-        if host.is_empty() || !port.parse::<u16>().is_ok_and(|port| port != 0) {
-            return Err(form());
-        }
-        Ok(Self { node, address: address.to_owned() })
+        let address = parse_address(address).map_err(|_| form())?;
+        Ok(Self { node, address })
     }
+}
+
+/// Checks that an address has a host and a port that can be called.
+pub(super) fn parse_address(text: &str) -> Result<String, String> {
+    let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if !is_address || text.len() > PEER_ADDRESS_BYTES_MAX {
+        return Err(format!(
+            "`{text}` is not an address; write it as HOST:PORT, like 10.0.0.4:7400"
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 impl Init {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let members = self.members.iter().map(|member| (member.node, member.address.clone()));
+        let members = check_members(NodeId(self.node), members.collect())?;
         let cluster = match self.cluster {
-            ClusterChoice::New => mint_cluster()?,
+            ClusterChoice::New => mint_cluster(&members)?,
             ClusterChoice::Existing(cluster) => cluster,
         };
-        let members = self.members.iter().map(|member| (member.node, member.address.clone()));
-        let identity = check_members(cluster, NodeId(self.node), members.collect())?;
+        let identity = Identity::founder(cluster, GROUP, NodeId(self.node), members);
+        identity.check_founders()?;
         let mut disk = FileDisk::create(&self.data)?;
         let data = self.data.display();
         Store::format(disk.recovery(), &identity)
@@ -110,20 +127,19 @@ fn print_others(identity: &Identity) {
     anstream::println!();
 }
 
-/// A new cluster id: a random UUID (RFC 9562, version 4).
-pub(super) fn mint_cluster() -> Result<ClusterId, Failure> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
+/// The id of a new cluster of these members.
+pub(super) fn mint_cluster(members: &[(NodeId, String)]) -> Result<ClusterId, Failure> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)
         .map_err(|error| format!("the system gives no entropy for a cluster id: {error}"))?;
-    Ok(ClusterId(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes()))
+    Ok(ClusterId::mint(random, GROUP, members))
 }
 
-/// An identity whose members make sense, ordered by node.
+/// The members, if they make sense, ordered by node.
 fn check_members(
-    cluster: ClusterId,
     node: NodeId,
     mut members: Vec<(NodeId, String)>,
-) -> Result<Identity, Failure> {
+) -> Result<Vec<(NodeId, String)>, Failure> {
     members.sort();
     let count = members.len();
     if count > VOTERS_MAX {
@@ -146,7 +162,7 @@ fn check_members(
         )
         .into());
     }
-    Ok(Identity { cluster, group: GroupId(0), node, members })
+    Ok(members)
 }
 
 #[cfg(test)]
@@ -160,7 +176,7 @@ mod tests {
     }
 
     fn refusal(node: u64, list: &[&str]) -> String {
-        check_members(ClusterId::default(), NodeId(node), members(list)).unwrap_err().to_string()
+        check_members(NodeId(node), members(list)).unwrap_err().to_string()
     }
 
     #[test]
@@ -176,8 +192,8 @@ mod tests {
     #[test]
     fn members_are_ordered_whatever_the_order_they_are_given_in() {
         let list = members(&["3=c:1", "1=a:1", "2=[::1]:7"]);
-        let identity = check_members(ClusterId::default(), NodeId(2), list).unwrap();
-        let nodes: Vec<_> = identity.members.iter().map(|(node, _)| node.0).collect();
+        let members = check_members(NodeId(2), list).unwrap();
+        let nodes: Vec<_> = members.iter().map(|(node, _)| node.0).collect();
         assert_eq!(nodes, [1, 2, 3]);
     }
 
@@ -189,7 +205,7 @@ mod tests {
             assert!(text.parse::<Member>().is_err(), "{text}");
         }
         assert!("newer".parse::<ClusterChoice>().is_err());
-        let id = mint_cluster().unwrap().to_string();
+        let id = mint_cluster(&members(&["1=a:1"])).unwrap().to_string();
         assert!(
             matches!(id.parse(), Ok(ClusterChoice::Existing(found)) if found.to_string() == id)
         );

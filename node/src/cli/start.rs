@@ -1,7 +1,7 @@
 //! `node start`: one node, until a signal or a failure.
 
 use super::{Failure, runtime, stop_signal};
-use engine::storage::Store;
+use engine::storage::{Identity, Store};
 use node::clock::SystemClock;
 use node::disk::FileDisk;
 use node::settings::{LogFormat, Settings};
@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
-/// Runs a node in the foreground. SIGTERM and SIGINT stop it; a crash at any moment is safe too.
+/// Runs a node in the foreground. SIGTERM and SIGINT stop it, and a leader hands over before; a crash
+/// at any moment is safe too.
 #[derive(Debug, clap::Args)]
 pub(super) struct Start {
     /// TOML file with any of the settings below, named with underscores; flags win.
@@ -25,40 +26,65 @@ pub(super) struct Start {
     stop_with_parent: bool,
 }
 
+/// How a node is to run, before it is known which.
+pub(super) struct Setup {
+    pub(super) data: PathBuf,
+    settings: Settings,
+    stop_with_parent: bool,
+}
+
 impl Start {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let setup = self.setup("make one with `node init` or `node join`")?;
+        let mut disk = FileDisk::open(&setup.data)?;
+        let identity = Store::read_identity(disk.recovery())
+            .map_err(|error| format!("cannot use {}: {error}", setup.data.display()))?;
+        runtime()?.block_on(async { setup.serve(disk, identity, stop_signal()?).await })
+    }
+
+    /// Reads the settings and begins to log.
+    pub(super) fn setup(self, how_to_get_a_directory: &str) -> Result<Setup, Failure> {
         let settings = match &self.config {
             Some(file) => self.settings.or(read_settings(file)?),
             None => self.settings,
         };
         start_log(settings.log.unwrap_or_default());
-        let data = settings.data.clone().ok_or(
-            "no data directory: give --data DIR, or `data` in the file of --config; make one with \
-             `node init`",
-        )?;
-        let mut disk = FileDisk::open(&data)?;
-        let identity = Store::read_identity(disk.recovery())
-            .map_err(|error| format!("cannot use {}: {error}", data.display()))?;
+        let data = settings.data.clone().ok_or_else(|| {
+            format!(
+                "no data directory: give --data DIR, or `data` in the file of --config; \
+                 {how_to_get_a_directory}"
+            )
+        })?;
+        Ok(Setup { data, settings, stop_with_parent: self.stop_with_parent })
+    }
+}
+
+impl Setup {
+    /// Runs the node of this identity until `stop` completes.
+    pub(super) async fn serve(
+        self,
+        disk: FileDisk,
+        identity: Identity,
+        stop: impl Future<Output = &'static str> + Send + 'static,
+    ) -> Result<ExitCode, Failure> {
+        identity.check_founders()?;
         let mut config = NodeConfig::new(identity);
-        settings.apply(&mut config)?;
+        self.settings.apply(&mut config)?;
         let seed = getrandom::u64()
             .map_err(|error| format!("the system gives no entropy for a seed: {error}"))?;
-        runtime()?.block_on(async {
-            let signal = stop_signal()?;
-            let parent_is_gone = if self.stop_with_parent { Some(end_of_input()) } else { None };
-            let shutdown = Box::pin(async move {
-                let reason = tokio::select! {
-                    biased;
-                    signal = signal => signal,
-                    () = wait_for(parent_is_gone) => "end of standard input",
-                };
-                tracing::info!("stopping: {reason}");
-            });
-            let ports = Ports { disk, clock: SystemClock, seed, shutdown, observer: None };
-            node::run(config, ports).await?;
-            tracing::info!("stopped");
-            Ok(ExitCode::SUCCESS)
-        })
+        let parent_is_gone = if self.stop_with_parent { Some(end_of_input()) } else { None };
+        let shutdown = Box::pin(async move {
+            let reason = tokio::select! {
+                biased;
+                signal = stop => signal,
+                () = wait_for(parent_is_gone) => "end of standard input",
+            };
+            tracing::info!("stopping: {reason}");
+        });
+        let ports = Ports { disk, clock: SystemClock, seed, shutdown, observer: None };
+        node::run(config, ports).await?;
+        tracing::info!("stopped");
+        Ok(ExitCode::SUCCESS)
     }
 }
 

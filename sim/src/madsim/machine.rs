@@ -89,7 +89,7 @@ impl Machine {
         let mut disk = SimDisk::new();
         let members = scenario.members().into_iter();
         let members = members.map(|member| (member, address(member.0))).collect();
-        let identity = Identity { cluster: CLUSTER, group: GROUP, node: id, members };
+        let identity = Identity::founder(CLUSTER, GROUP, id, members);
         Store::format(&mut disk, &identity).expect("an empty disk without faults");
         disk.set_sync_lying(scenario.disk.lying_sync);
         let skew_us = i64::try_from(stream.skewed(0, 100_000)).expect("0.1 s fits");
