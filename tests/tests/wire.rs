@@ -476,7 +476,7 @@ proptest! {
     fn what_a_node_tells_unasked_reads_back(view in view(), status in status(), number in any::<u64>()) {
         let told = [
             ServerFrame::View(view),
-            ServerFrame::Status { request: number, status },
+            ServerFrame::Status { request: number, status: Box::new(status) },
             ServerFrame::Pong(number),
         ];
         for sent in told {

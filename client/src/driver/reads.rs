@@ -93,9 +93,9 @@ impl Reads {
         wanted.map(|(request, _)| *request).collect()
     }
 
-    pub(super) fn on_status(&mut self, request: u64, status: NodeStatus) {
+    pub(super) fn on_status(&mut self, request: u64, status: Box<NodeStatus>) {
         if let Some((_, ReadCall::Status { caller, .. })) = self.sent.remove(&request) {
-            caller.end(Ok(status));
+            caller.end(Ok(*status));
         }
     }
 

@@ -198,7 +198,7 @@ pub enum ServerFrame {
         /// The call's number.
         request: u64,
         /// How the node is.
-        status: NodeStatus,
+        status: Box<NodeStatus>,
     },
     /// The nodes, pushed whenever something about them changes.
     View(ClusterView),

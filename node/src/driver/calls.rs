@@ -33,7 +33,7 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
                 Request::Watch { query: tail, until: self.now.monotonic + timeout }
             }
             Call::Status => {
-                let status = self.node_status();
+                let status = Box::new(self.node_status());
                 return self.clients.send(connection, &ServerFrame::Status { request, status });
             }
         };
