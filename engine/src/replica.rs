@@ -18,7 +18,7 @@
 use crate::api::{Request, Response, Token};
 use crate::engine::{self, Config, Engine, Fetch, FetchId, Status};
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::raft::Message;
+use crate::raft::{Message, Raft};
 use crate::record::Record;
 use crate::state_machine::StateMachine;
 use crate::storage::disk::{Disk, Job, JobDone, JobId};
@@ -248,6 +248,18 @@ impl<S: StateMachine> Replica<S> {
     #[must_use]
     pub fn status(&self) -> Status {
         self.engine.status()
+    }
+
+    /// Raft, to look at: [`status`](Self::status) without its copies.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        self.engine.raft()
+    }
+
+    /// The last entry applied.
+    #[must_use]
+    pub fn applied_index(&self) -> LogIndex {
+        self.engine.applied_index()
     }
 
     /// The state machine, to look at.

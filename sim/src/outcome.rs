@@ -49,6 +49,8 @@ impl From<Violation> for Verdict {
             | Rule::LeaseFencing
             | Rule::Stamps
             | Rule::OneLeader
+            | Rule::OneVote
+            | Rule::Quorum
             | Rule::LeaderCompleteness
             | Rule::CommittedStays
             | Rule::LogMatching

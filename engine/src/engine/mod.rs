@@ -482,6 +482,12 @@ impl<S: StateMachine> Engine<S> {
         self.failure.as_deref()
     }
 
+    /// The last entry applied.
+    #[must_use]
+    pub fn applied_index(&self) -> LogIndex {
+        self.applied_index
+    }
+
     /// Raft, to look at.
     #[must_use]
     pub fn raft(&self) -> &Raft {

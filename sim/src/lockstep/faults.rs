@@ -23,6 +23,16 @@ impl World<'_> {
         match fault {
             Fault::Partition { group } => self.links.partition(&group),
             Fault::OneWay { from, to } => self.links.cut(from, to),
+            Fault::CutPair { one, other } => self.links.cut_pair(one, other),
+            Fault::Bridge { node } => self.links.bridge(node, self.scenario.nodes),
+            Fault::Chain { nodes } => self.links.chain(&nodes),
+            Fault::Lag { node, by_ms, for_ms } => {
+                self.links.lag(node, now_us, by_ms.saturating_mul(1_000));
+                if by_ms > 0 {
+                    let end = Fault::Lag { node, by_ms: 0, for_ms: 0 };
+                    self.follow_up(for_ms, end);
+                }
+            }
             Fault::StrikeLeader { blow, for_ms } => self.strike_leader(blow, for_ms)?,
             Fault::Rejoin { node } => self.links.rejoin(node),
             Fault::Deafen { node } => self.links.deafen(node),
@@ -90,10 +100,15 @@ impl World<'_> {
         let leads = |machine: &&Node| machine.is_running() && machine.role.0 == RoleName::Leader;
         let leaders = self.nodes.iter().filter(leads);
         let Some(leader) = leaders.max_by_key(|machine| machine.role.1) else { return Ok(()) };
-        let node = leader.id.0;
-        let (fault, end) = blow.against(node);
-        self.events.push(self.now_us + for_ms * 1_000, Event::FollowUp(end));
-        self.on_fault(fault)
+        let mut strikes = blow.against(leader.id.0, for_ms).into_iter();
+        let (_, first) = strikes.next().expect("a blow begins at once");
+        strikes.for_each(|(after_ms, fault)| self.follow_up(after_ms, fault));
+        self.on_fault(first)
+    }
+
+    fn follow_up(&mut self, after_ms: u64, fault: Fault) {
+        let at_us = self.now_us.saturating_add(after_ms.saturating_mul(1_000));
+        self.events.push(at_us, Event::FollowUp(fault));
     }
 
     fn crash(&mut self, node: u64, is_power_lost: bool) {

@@ -29,7 +29,23 @@ pub(super) struct Links {
     /// `cut[from - 1][to - 1]`.
     cut: [[bool; NODES_MAX]; NODES_MAX],
     hidden: [bool; NODES_MAX],
+    lags: [Option<Lag>; NODES_MAX],
     is_healed: bool,
+}
+
+/// What a node hears comes late.
+#[derive(Clone, Copy, Debug)]
+struct Lag {
+    since_us: u64,
+    by_us: u64,
+}
+
+impl Lag {
+    /// Grows as fast as time passes, so that messages come half as often meanwhile and never stop:
+    /// a leader that heard nothing for so long would step down.
+    fn at(self, now_us: u64) -> u64 {
+        self.by_us.min(now_us.saturating_sub(self.since_us))
+    }
 }
 
 /// When the copies of a message arrive, as spans from now in microseconds.
@@ -48,6 +64,7 @@ impl Links {
             stream: Stream::new(seed, "network"),
             cut: [[false; NODES_MAX]; NODES_MAX],
             hidden: [false; NODES_MAX],
+            lags: [None; NODES_MAX],
             is_healed: false,
         }
     }
@@ -78,11 +95,37 @@ impl Links {
         (1..=NODES_MAX as u64).for_each(|to| self.cut(node, to));
     }
 
+    /// Two nodes don't hear each other.
+    pub(super) fn cut_pair(&mut self, one: u64, other: u64) {
+        self.cut(one, other);
+        self.cut(other, one);
+    }
+
+    /// Of `nodes` nodes all but `middle` fall into two halves that don't hear each other.
+    pub(super) fn bridge(&mut self, middle: u64, nodes: u64) {
+        let others: Vec<u64> = (1..=nodes).filter(|node| *node != middle).collect();
+        let (left, right) = others.split_at(others.len() / 2);
+        left.iter().for_each(|one| right.iter().for_each(|other| self.cut_pair(*one, *other)));
+    }
+
+    /// Each of `nodes` hears only its neighbours.
+    pub(super) fn chain(&mut self, nodes: &[u64]) {
+        for (at, one) in nodes.iter().enumerate() {
+            nodes.iter().skip(at + 2).for_each(|other| self.cut_pair(*one, *other));
+        }
+    }
+
+    /// `node` hears ever later, up to `by_us`; not late any more if that is 0.
+    pub(super) fn lag(&mut self, node: u64, now_us: u64, by_us: u64) {
+        self.lags[at(node)] = (by_us > 0).then_some(Lag { since_us: now_us, by_us });
+    }
+
     /// All links of `node` are up again.
     pub(super) fn rejoin(&mut self, node: u64) {
         self.cut[at(node)] = [false; NODES_MAX];
         self.cut.iter_mut().for_each(|row| row[at(node)] = false);
         self.hidden[at(node)] = false;
+        self.lags[at(node)] = None;
     }
 
     /// Clients don't reach `node`, nor it them.
@@ -94,6 +137,7 @@ impl Links {
     pub(super) fn heal(&mut self) {
         self.cut = [[false; NODES_MAX]; NODES_MAX];
         self.hidden = [false; NODES_MAX];
+        self.lags = [None; NODES_MAX];
     }
 
     /// From now on nothing is lost, doubled or held up, and every way is short.
@@ -114,11 +158,15 @@ impl Links {
     }
 
     /// Decides the fate of a message that is sent now.
-    pub(super) fn arrivals(&mut self, from: Address, to: Address) -> Arrivals {
+    pub(super) fn arrivals(&mut self, now_us: u64, from: Address, to: Address) -> Arrivals {
         if !self.is_up(from, to) {
             return [None, None];
         }
-        let latency_us = self.latency_us();
+        let lag = match (from, to) {
+            (Address::Node(_), Address::Node(to)) => self.lags[at(to)],
+            (Address::Node(_) | Address::Client(_), _) => None,
+        };
+        let latency_us = self.latency_us() + lag.map_or(0, |lag| lag.at(now_us));
         if self.is_healed {
             return [Some(latency_us), None];
         }
@@ -165,8 +213,38 @@ mod tests {
     fn a_one_way_cut_leaves_the_way_back() {
         let mut links = Links::new(1, &Network::default());
         links.cut(1, 2);
-        assert_eq!(links.arrivals(Address::Node(1), Address::Node(2)), [None, None]);
-        assert!(links.arrivals(Address::Node(2), Address::Node(1))[0].is_some());
+        assert_eq!(links.arrivals(0, Address::Node(1), Address::Node(2)), [None, None]);
+        assert!(links.arrivals(0, Address::Node(2), Address::Node(1))[0].is_some());
+    }
+
+    #[test]
+    fn a_node_that_lags_hears_ever_later_and_never_nothing() {
+        let mut links = Links::new(1, &Network::default());
+        links.lag(2, 1_000, 50_000);
+        let mut heard_us = 1_000;
+        for now_us in (1_000..200_000).step_by(1_000) {
+            let [Some(span_us), None] = links.arrivals(now_us, Address::Node(1), Address::Node(2))
+            else {
+                panic!("nothing is lost here")
+            };
+            assert!(now_us + span_us < heard_us + 5_000, "silence after {heard_us} us");
+            heard_us = now_us + span_us;
+        }
+        assert!(heard_us > 240_000, "{heard_us}");
+        let back = links.arrivals(200_000, Address::Node(2), Address::Node(1));
+        assert!(back[0].is_some_and(|span_us| span_us < 5_000), "what it says comes as before");
+    }
+
+    #[test]
+    fn a_bridge_and_a_chain_leave_only_neighbours() {
+        let is_up = |links: &Links, from, to| links.is_up(Address::Node(from), Address::Node(to));
+        let mut links = Links::new(1, &Network::default());
+        links.bridge(3, 5);
+        assert!(is_up(&links, 1, 2) && is_up(&links, 2, 3) && is_up(&links, 3, 5));
+        assert!(!is_up(&links, 1, 4) && !is_up(&links, 5, 2));
+        links.heal();
+        links.chain(&[2, 1, 3]);
+        assert!(is_up(&links, 2, 1) && is_up(&links, 3, 1) && !is_up(&links, 2, 3));
     }
 
     #[test]
@@ -174,7 +252,7 @@ mod tests {
         let network = Network { loss_ppm: 300_000, duplicate_ppm: 300_000, ..Network::default() };
         let mut links = Links::new(1, &network);
         let send = |links: &mut Links| {
-            let arrivals = links.arrivals(Address::Node(1), Address::Node(2));
+            let arrivals = links.arrivals(0, Address::Node(1), Address::Node(2));
             arrivals.iter().flatten().count()
         };
         let counts: Vec<usize> = (0..1_000).map(|_| send(&mut links)).collect();

@@ -13,14 +13,15 @@ use crate::scenario::{CLUSTER, GROUP, Scenario};
 use crate::streams::Stream;
 use engine::api::{Request, Token};
 use engine::engine::RoleName;
-use engine::ids::{NodeId, Term};
+use engine::ids::{LogIndex, NodeId, Term};
 use engine::queue::{Queues, Reply};
-use engine::raft::Message;
+use engine::raft::{Membership, Message};
 use engine::replica::{Effect, Input, Replica};
 use engine::storage::disk::{Disk, DiskOp, Job, JobDone, JobId, Lane};
 use engine::storage::{Identity, Store};
 use engine::time::Micros;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What waits for a node's next turn.
 #[derive(Clone, Debug)]
@@ -57,6 +58,10 @@ pub(super) struct Node {
     pub(super) clock: Clock,
     /// Its process, if it runs.
     pub(super) replica: Option<Replica<Queues>>,
+    /// The process before, if it does not: what was durable then still is.
+    pub(super) remains: Option<Replica<Queues>>,
+    /// The membership that it went by until its latest turn, and since.
+    pub(super) memberships: [Arc<Membership>; 2],
     /// Why it does not run, if it doesn't.
     pub(super) standstill: Standstill,
     /// Whether the process is stopped (SIGSTOP).
@@ -110,6 +115,8 @@ impl Node {
             life: 0,
             clock: Clock::new(stream.between(0, 1 << 40), skew_us),
             replica: None,
+            remains: None,
+            memberships: Default::default(),
             standstill: Standstill::Crashed,
             is_paused: false,
             has_turn: false,
@@ -146,8 +153,11 @@ impl Node {
         let machine = Queues::new(&config.limits);
         match Replica::open(config, machine, self.clock.now(now_us), &mut self.disk) {
             Ok(replica) => {
-                self.role = (RoleName::Follower, replica.status().term);
+                self.role = (RoleName::Follower, replica.raft().term());
+                let membership = Arc::new(replica.raft().membership().clone());
+                self.memberships = [membership.clone(), membership];
                 self.replica = Some(replica);
+                self.remains = None;
                 Ok(())
             }
             Err(error) if self.has_broken_disk => {
@@ -164,7 +174,8 @@ impl Node {
     /// The process is gone, and what it had in memory. If the power went as well, writes that no
     /// sync covered may be lost, kept or torn.
     pub(super) fn stop(&mut self, why: Standstill, is_power_lost: bool, is_torn: bool) {
-        if self.replica.take().is_some() {
+        if let Some(replica) = self.replica.take() {
+            self.remains = Some(replica);
             self.standstill = why;
         }
         self.perform_part_of_jobs();
@@ -198,6 +209,15 @@ impl Node {
                 job.ops[..count].iter().for_each(|op| drop(self.disk.perform(op)));
             }
         }
+    }
+
+    /// Whether its disk held an entry for certain when it was last asked. What a snapshot stands for
+    /// was committed.
+    #[must_use]
+    pub(super) fn holds(&self, index: LogIndex, term: Term) -> bool {
+        let Some(replica) = self.replica.as_ref().or(self.remains.as_ref()) else { return false };
+        let raft = replica.raft();
+        raft.durable_index() >= index && raft.term_at(index).is_none_or(|found| found == term)
     }
 
     /// Whether the process runs and is not paused.

@@ -5,12 +5,13 @@ use super::world::World;
 use crate::history::Outcome;
 use crate::oracle::committed::{Applied, Indices, check_logs_match};
 use crate::oracle::progress::{ClientState, NodeState, obstacles, stuck};
-use crate::oracle::{self, Violation, nothing_lost};
+use crate::oracle::{self, Violation, nothing_lost, quorums};
 use crate::scenario::Moment;
 use engine::engine::RoleName;
 use engine::ids::{LogIndex, NodeId};
 use engine::replica::Event;
 use engine::state_machine::StateMachine;
+use std::sync::Arc;
 
 impl World<'_> {
     /// A node told something.
@@ -35,11 +36,14 @@ impl World<'_> {
                 self.trace_applied(node, [index.0, hlc.0]);
                 let applied = Applied { index, term, stamp: hlc };
                 let replica = self.node(node).replica.as_ref();
-                let in_term = replica.map_or(term, |replica| replica.status().term);
+                let in_term = replica.map_or(term, |replica| replica.raft().term());
                 self.committed.applied(now_us, NodeId(node), in_term, applied)?;
             }
             Event::Truncated { from } => self.trace_other(node, [1, from.0]),
-            Event::Membership { index, .. } => self.trace_other(node, [3, index.0]),
+            Event::Membership { index, ref membership } => {
+                self.trace_other(node, [3, index.0]);
+                self.node(node).memberships[1] = Arc::new(membership.clone());
+            }
             Event::Removed { index } => self.trace_other(node, [4, index.0]),
             Event::Installed { index, .. } => self.trace_other(node, [5, index.0]),
             Event::Fatal { ref reason } => {
@@ -54,13 +58,14 @@ impl World<'_> {
         let (now_us, ordinal) = (self.now_us, usize::try_from(node - 1).expect("nodes are few"));
         let machine = &self.nodes[ordinal];
         let Some(replica) = &machine.replica else { return Ok(()) };
-        let status = replica.status();
+        let [before, now] = &machine.memberships;
+        self.votes.elected(now_us, machine.id, machine.role.1, [before, now])?;
         self.leaders.elected(
             now_us,
             (machine.id, machine.life),
             machine.role.1,
             &self.committed,
-            status.first_index,
+            replica.status().first_index,
             |index| replica.term_at(index),
         )
     }
@@ -70,24 +75,43 @@ impl World<'_> {
         let now_us = self.now_us;
         let machine = self.node(node);
         let Some(replica) = &machine.replica else { return Ok(()) };
-        let status = replica.status();
-        let indices = Indices {
-            term: status.term,
-            commit: status.commit_index,
-            applied: status.applied_index,
-        };
-        let has_applied = indices.applied != machine.indices.applied;
-        let has_committed = indices.commit > machine.indices.commit;
-        machine.indices.advance(now_us, NodeId(node), indices)?;
-        if has_applied && oracle::digests::Digests::is_due(indices.applied) {
+        let raft = replica.raft();
+        let (term, commit, applied) = (raft.term(), raft.commit_index(), replica.applied_index());
+        let leads = raft.is_leader();
+        let has_applied = applied != machine.indices.applied;
+        let has_committed = commit > machine.indices.commit;
+        machine.indices.advance(now_us, NodeId(node), Indices { term, commit, applied })?;
+        if has_applied && oracle::digests::Digests::is_due(applied) {
             replica.machine().check_invariants();
             let digest = replica.machine().digest();
-            self.digests.saw(now_us, NodeId(node), indices.applied, digest)?;
+            self.digests.saw(now_us, NodeId(node), applied, digest)?;
         }
-        if has_committed && status.role == RoleName::Leader {
+        if has_committed && leads {
+            self.check_commit(node, commit)?;
             self.spring_ambush(node, Moment::Committed);
         }
+        let memberships = &mut self.node(node).memberships;
+        memberships[0] = memberships[1].clone();
         Ok(())
+    }
+
+    /// Disks that lie are excused from having anything.
+    fn check_commit(&mut self, node: u64, commit: LogIndex) -> Result<(), Violation> {
+        if self.scenario.disk.lying_sync {
+            return Ok(());
+        }
+        let now_us = self.now_us;
+        let machine = self.node(node);
+        let Some(term) = machine.replica.as_ref().and_then(|replica| replica.term_at(commit))
+        else {
+            return Ok(());
+        };
+        let [before, now] = machine.memberships.clone();
+        let holds = |voter: NodeId| {
+            let mut machines = self.nodes.iter();
+            machines.any(|machine| machine.id == voter && machine.holds(commit, term))
+        };
+        quorums::check_commit(now_us, NodeId(node), commit, [&before, &now], holds)
     }
 
     fn states(&self) -> Vec<(NodeId, NodeState)> {

@@ -12,6 +12,7 @@ use crate::history::{CommittedLog, History};
 use crate::oracle::committed::Committed;
 use crate::oracle::digests::Digests;
 use crate::oracle::leaders::Leaders;
+use crate::oracle::quorums::Votes;
 use crate::oracle::{Rule, Violation};
 use crate::outcome::{Counts, Outcome, Verdict};
 use crate::scenario::{CLUSTER, GROUP, Moment, Scenario};
@@ -61,6 +62,7 @@ pub(super) struct World<'s> {
     pub(super) history: History,
     pub(super) committed: Committed,
     pub(super) leaders: Leaders,
+    pub(super) votes: Votes,
     pub(super) digests: Digests,
     pub(super) trace: Trace,
     /// Disk latencies and turn delays.
@@ -109,6 +111,7 @@ impl<'s> World<'s> {
             history: History::default(),
             committed: Committed::default(),
             leaders: Leaders::default(),
+            votes: Votes::default(),
             digests: Digests::default(),
             trace,
             pace: Stream::new(scenario.seed, "pace"),
@@ -357,7 +360,7 @@ impl<'s> World<'s> {
             }
             self.sent_lately.push_back((from, to, payload.clone()));
         }
-        match self.links.arrivals(from, to) {
+        match self.links.arrivals(self.now_us, from, to) {
             [None, None] => {}
             [Some(span_us), None] | [None, Some(span_us)] => {
                 self.events.push(self.now_us + span_us, Event::Packet { from, to, payload });
@@ -480,11 +483,7 @@ impl<'s> World<'s> {
     }
 
     fn send_message(&mut self, from: u64, to: u64, message: Message) -> Result<(), Violation> {
-        if let Body::Append { records, .. } = &message.body {
-            for record in records {
-                self.committed.saw_record(self.now_us, record)?;
-            }
-        }
+        self.overhear(from, to, &message)?;
         let payload = if self.scenario.network.encode {
             let mut bytes = BytesMut::new();
             peer::write_message(&mut bytes, GROUP, &message);
@@ -494,6 +493,33 @@ impl<'s> World<'s> {
         };
         self.send(Address::Node(from), Address::Node(to), payload);
         Ok(())
+    }
+
+    /// What a message says, the oracles may hold against its sender.
+    fn overhear(&mut self, from: u64, to: u64, message: &Message) -> Result<(), Violation> {
+        let (now_us, sender, term) = (self.now_us, NodeId(from), message.term);
+        match &message.body {
+            Body::Append { records, .. } => {
+                for record in records {
+                    self.committed.saw_record(now_us, record)?;
+                }
+                Ok(())
+            }
+            Body::VoteRequest { .. } => self.votes.voted(now_us, sender, term, sender),
+            Body::VoteResponse { granted: true } => {
+                self.votes.voted(now_us, sender, term, NodeId(to))
+            }
+            Body::PreVoteRequest { .. }
+            | Body::PreVoteResponse { .. }
+            | Body::VoteResponse { granted: false }
+            | Body::AppendResponse { .. }
+            | Body::Snapshot { .. }
+            | Body::SnapshotResponse { .. }
+            | Body::TimeoutNow
+            | Body::ReadRequest { .. }
+            | Body::ReadResponse { .. }
+            | Body::Removed { .. } => Ok(()),
+        }
     }
 
     fn decode(&self, bytes: &Bytes) -> Result<Message, Violation> {

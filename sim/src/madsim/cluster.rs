@@ -114,12 +114,14 @@ async fn run_faults(
     let timed = scenario.faults.iter().enumerate();
     let timed = timed.map(|(ordinal, timed)| ((timed.at_ms, ordinal), timed.fault.clone()));
     let mut due: BTreeMap<(u64, usize), Fault> = timed.collect();
+    let mut ordinals = due.len()..;
     while let Some(((at_ms, ordinal), fault)) = due.pop_first() {
         if at_ms >= scenario.faults_ms {
             break;
         }
         wait_until(shared, at_ms * 1_000).await?;
-        if let Some((after_ms, end)) = faults.inject(ordinal, &fault) {
+        for (after_ms, end) in faults.inject(ordinal, &fault) {
+            let ordinal = ordinals.next().expect("there is always a next");
             due.insert((at_ms + after_ms, ordinal), end);
         }
     }

@@ -47,8 +47,8 @@ impl Faults {
     }
 
     /// Something breaks, or is repaired. Says what follows from it by itself, and after how many
-    /// milliseconds.
-    pub(super) fn inject(&mut self, ordinal: usize, fault: &Fault) -> Option<(u64, Fault)> {
+    /// milliseconds each.
+    pub(super) fn inject(&mut self, ordinal: usize, fault: &Fault) -> Vec<(u64, Fault)> {
         {
             let mut world = self.shared.lock();
             world.event(kind::FAULT, 0, [ordinal as u64, 0]);
@@ -63,11 +63,28 @@ impl Faults {
             Fault::Ambush { .. } => self.ambush(),
             Fault::StrikeLeader { blow, for_ms } => {
                 let leader = self.shared.lock().last_leader;
-                return leader.map(|(_, leader)| {
-                    let (fault, end) = blow.against(leader);
-                    self.inject(ordinal, &fault);
-                    (for_ms, end)
-                });
+                return leader.map_or(Vec::new(), |(_, leader)| blow.against(leader, for_ms));
+            }
+            Fault::CutPair { one, other } => self.cut_pair(one, other),
+            Fault::Bridge { node } => {
+                let others = (1..=self.nodes.len() as u64).filter(|other| *other != node);
+                let others: Vec<u64> = others.collect();
+                let (left, right) = others.split_at(others.len() / 2);
+                for one in left {
+                    right.iter().for_each(|other| self.cut_pair(*one, *other));
+                }
+            }
+            Fault::Chain { ref nodes } => {
+                for (at, one) in nodes.iter().enumerate() {
+                    nodes.iter().skip(at + 2).for_each(|other| self.cut_pair(*one, *other));
+                }
+            }
+            // Links have one latency here; but a cut only holds up what TCP carries. So a node that
+            // hears nothing for the time hears all of it afterwards, late.
+            Fault::Lag { node, by_ms: 0, .. } => self.hear(node),
+            Fault::Lag { node, by_ms, .. } => {
+                self.cut_all(node, |it, other| (other, it));
+                return vec![(by_ms, Fault::Lag { node, by_ms: 0, for_ms: 0 })];
             }
             Fault::Rejoin { node } => self.rejoin(node),
             Fault::Heal => self.heal(),
@@ -90,7 +107,13 @@ impl Faults {
             Fault::DiskFull { node } => self.shared.lock().machine(node).is_disk_full = true,
             Fault::DiskFree { node } => self.shared.lock().machine(node).is_disk_full = false,
         }
-        None
+        Vec::new()
+    }
+
+    fn cut_pair(&mut self, one: u64, other: u64) {
+        let (one, other) = (self.host(one), self.host(other));
+        self.cut(one, other);
+        self.cut(other, one);
     }
 
     fn set_clock(&self, fault: &Fault) {
@@ -151,9 +174,18 @@ impl Faults {
     /// All links of a node work again.
     fn rejoin(&mut self, node: u64) {
         let host = self.host(node);
-        let (again, still) = std::mem::take(&mut self.cut)
-            .into_iter()
-            .partition(|(from, to)| *from == host || *to == host);
+        self.mend(|from, to| from == host || to == host);
+    }
+
+    /// A node hears all others again.
+    fn hear(&mut self, node: u64) {
+        let host = self.host(node);
+        self.mend(|_, to| to == host);
+    }
+
+    fn mend(&mut self, is_meant: impl Fn(Host, Host) -> bool) {
+        let (again, still) =
+            std::mem::take(&mut self.cut).into_iter().partition(|(from, to)| is_meant(*from, *to));
         self.cut = still;
         let again: BTreeSet<(Host, Host)> = again;
         for (from, to) in again {

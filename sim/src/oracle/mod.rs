@@ -14,6 +14,7 @@
 //! | fencing of leases | `lease_fencing` | history |
 //! | stamps rise with the log | `stamps` | history, applied entries |
 //! | one leader a term, complete logs | `leaders` | roles, terms |
+//! | one vote a term, quorums of both voter sets | `quorums` | votes, durable entries |
 //! | committed entries stay, logs match | `committed` | applied entries, records |
 //! | equal state at equal index | `digests` | state digests |
 //! | nothing acknowledged is lost | `nothing_lost` | replayed model, final queues |
@@ -29,6 +30,7 @@ pub mod nothing_lost;
 pub mod precedence;
 pub mod progress;
 pub mod queue_order;
+pub mod quorums;
 pub mod replay;
 pub mod search;
 pub mod stamps;
@@ -52,6 +54,10 @@ pub enum Rule {
     Stamps,
     /// At most one leader a term.
     OneLeader,
+    /// A node votes once a term.
+    OneVote,
+    /// Nobody leads and nothing is committed without a majority of each voter set.
+    Quorum,
     /// A leader has every committed entry.
     LeaderCompleteness,
     /// Committed entries never change, commit and applied indices never go back.
@@ -81,6 +87,8 @@ impl fmt::Display for Rule {
             Self::LeaseFencing => "lease-fencing",
             Self::Stamps => "stamps-rise",
             Self::OneLeader => "one-leader-a-term",
+            Self::OneVote => "one-vote-a-term",
+            Self::Quorum => "quorum",
             Self::LeaderCompleteness => "leader-completeness",
             Self::CommittedStays => "committed-stays",
             Self::LogMatching => "log-matching",

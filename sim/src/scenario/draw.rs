@@ -24,9 +24,10 @@ enum FaultClass {
     FullDisks,
     Elections,
     Leaders,
+    Lags,
 }
 
-const FAULT_CLASSES: [FaultClass; 11] = [
+const FAULT_CLASSES: [FaultClass; 12] = [
     FaultClass::Partitions,
     FaultClass::Crashes,
     FaultClass::Kills,
@@ -38,6 +39,7 @@ const FAULT_CLASSES: [FaultClass; 11] = [
     FaultClass::FullDisks,
     FaultClass::Elections,
     FaultClass::Leaders,
+    FaultClass::Lags,
 ];
 
 impl Scenario {
@@ -62,7 +64,83 @@ impl Scenario {
         .draw();
         // Time for a slow node to catch up over a drawn network, and for leases to run out.
         let healing_ms = 20_000 + 40 * engine.election_timeout_ms;
-        Self { seed, nodes, faults_ms, healing_ms, engine, workload, network, disk, turns, faults }
+        let scenario = Self {
+            seed,
+            nodes,
+            faults_ms,
+            healing_ms,
+            engine,
+            workload,
+            network,
+            disk,
+            turns,
+            faults,
+        };
+        match shape.weighted(&[6, 3, 1]) {
+            0 => scenario,
+            1 => scenario.into_storm(),
+            _ => scenario.into_delusion(),
+        }
+    }
+
+    /// One election after the other: what tells a right consensus from a nearly right one is decided
+    /// where logs differ, and logs differ where leaders fall while their entries are on their way. So
+    /// entries go out one by one over a network that is slow compared with the election timeout, and
+    /// whoever leads is struck before it has caught its breath.
+    fn into_storm(mut self) -> Self {
+        let mut stream = Stream::new(self.seed, "storm");
+        self.nodes = stream.pick(&[3, 3, 5]);
+        self.faults_ms = stream.between(3_000, 8_000);
+        self.engine.election_timeout_ms = 100;
+        self.engine.heartbeat_interval_ms = 20;
+        self.healing_ms = 24_000;
+        if stream.one_in(2) {
+            self.engine.batch_bytes_target = 1;
+            self.engine.inflight_entries_max = stream.pick(&[1, 1, 4]);
+        }
+        self.network = Network {
+            latency_us_min: 500,
+            latency_us_max: stream.pick(&[5_000, 30_000, 50_000]),
+            loss_ppm: stream.pick(&[0, 20_000, 200_000]),
+            duplicate_ppm: stream.pick(&[0, 20_000]),
+            straggler_ppm: stream.pick(&[0, 50_000, 300_000]),
+            straggler_us_max: stream.pick(&[100_000, 1_000_000]),
+            encode: false,
+        };
+        self.workload.clients = stream.between(2, 5);
+        self.workload.pause_us = 10_000;
+        self.workload.window = stream.pick(&[4, 32]);
+        self.workload.request_timeout_ms = stream.pick(&[50, 150]);
+        self.workload.mix =
+            Mix { send: 40, take: 10, get: 5, browse: 10, list: 10, ..self.workload.mix };
+        self.faults = self.plan(stream).draw_storm();
+        self
+    }
+
+    /// One leader after the other is deposed and does not notice, while clients look everywhere.
+    fn into_delusion(mut self) -> Self {
+        let mut stream = Stream::new(self.seed, "delusion");
+        self.nodes = stream.pick(&[3, 3, 5]);
+        self.faults_ms = stream.between(5_000, 10_000);
+        self.network.loss_ppm = 0;
+        self.network.latency_us_max = self.network.latency_us_max.min(5_000);
+        self.network.latency_us_min = self.network.latency_us_min.min(5_000);
+        self.workload.clients = stream.between(3, 6);
+        self.workload.pause_us = 10_000;
+        self.workload.request_timeout_ms = stream.pick(&[50, 150, 300]);
+        self.workload.mix = Mix { get: 10, browse: 20, list: 20, ..self.workload.mix };
+        self.faults = self.plan(stream).draw_delusions();
+        self
+    }
+
+    fn plan(&self, stream: Stream) -> FaultPlan {
+        FaultPlan {
+            stream,
+            nodes: self.nodes,
+            end_ms: self.faults_ms,
+            election_timeout_ms: self.engine.election_timeout_ms,
+            faults: Vec::new(),
+        }
     }
 }
 
@@ -201,7 +279,42 @@ impl FaultPlan {
             self.draw_fault(class, at_ms);
             at_ms += self.stream.between(1, 2 * mean_pause_ms);
         }
-        // Stable: faults of one instant stay in the order in which they were drawn.
+        self.in_order()
+    }
+
+    /// Strikes at leaders about as often as there are new ones, and crashes in between.
+    fn draw_storm(mut self) -> Vec<TimedFault> {
+        let timeout_ms = self.election_timeout_ms;
+        let pause_ms = self.stream.pick(&[timeout_ms / 2, timeout_ms, 3 * timeout_ms]);
+        let others = [FaultClass::Crashes, FaultClass::Elections, FaultClass::Elections];
+        let other = self.stream.pick(&others);
+        let mut at_ms = 5 * timeout_ms;
+        while at_ms < self.end_ms {
+            if self.stream.one_in(3) {
+                self.draw_fault(other, at_ms);
+            } else {
+                let for_ms = self.stream.between(1, 3 * timeout_ms);
+                self.draw_strike(at_ms, for_ms);
+            }
+            at_ms += self.stream.between(1, 4 * pause_ms);
+        }
+        self.in_order()
+    }
+
+    /// Each delusion ends before the next begins, as any other fault would end it too soon.
+    fn draw_delusions(mut self) -> Vec<TimedFault> {
+        let timeout_ms = self.election_timeout_ms;
+        let mut at_ms = 5 * timeout_ms;
+        while at_ms < self.end_ms {
+            let for_ms = timeout_ms * self.stream.between(8, 20);
+            self.add(at_ms, Fault::StrikeLeader { blow: Blow::Delude, for_ms });
+            at_ms += for_ms + timeout_ms * self.stream.between(2, 6);
+        }
+        self.in_order()
+    }
+
+    /// Stable: faults of one instant stay in the order in which they were drawn.
+    fn in_order(mut self) -> Vec<TimedFault> {
         self.faults.sort_by_key(|fault| fault.at_ms);
         self.faults
     }
@@ -261,18 +374,10 @@ impl FaultPlan {
                 self.add(until_ms, Fault::Restart { node });
             }
             FaultClass::Elections => self.draw_elections(at_ms),
-            FaultClass::Leaders => {
-                let blows = [
-                    Blow::Crash,
-                    Blow::Crash,
-                    Blow::Kill,
-                    Blow::Pause,
-                    Blow::Isolate,
-                    Blow::Deafen,
-                    Blow::Mute,
-                ];
-                let blow = self.stream.pick(&blows);
-                self.add(at_ms, Fault::StrikeLeader { blow, for_ms: until_ms - at_ms });
+            FaultClass::Leaders => self.draw_strike(at_ms, until_ms - at_ms),
+            FaultClass::Lags => {
+                let by_ms = self.span_ms();
+                self.add(at_ms, Fault::Lag { node, by_ms, for_ms: until_ms - at_ms + by_ms });
             }
             FaultClass::FullDisks => {
                 self.add(at_ms, Fault::DiskFull { node });
@@ -280,6 +385,20 @@ impl FaultPlan {
                 self.add(until_ms, Fault::Restart { node });
             }
         }
+    }
+
+    fn draw_strike(&mut self, at_ms: u64, for_ms: u64) {
+        let blows = [
+            Blow::Crash,
+            Blow::Crash,
+            Blow::Kill,
+            Blow::Pause,
+            Blow::Isolate,
+            Blow::Deafen,
+            Blow::Mute,
+        ];
+        let blow = self.stream.pick(&blows);
+        self.add(at_ms, Fault::StrikeLeader { blow, for_ms });
     }
 
     /// One leader after the other is cut off as it is elected or as it commits.
@@ -294,7 +413,7 @@ impl FaultPlan {
 
     fn draw_partition(&mut self, at_ms: u64, until_ms: u64) {
         let node = self.node();
-        match self.stream.weighted(&[4, 2, 2, 1, 1, 1]) {
+        match self.stream.weighted(&[8, 4, 4, 2, 2, 2, 2, 1, 1]) {
             0 => {
                 let group = (1..=self.nodes).filter(|_| self.stream.one_in(2)).collect();
                 self.add(at_ms, Fault::Partition { group });
@@ -306,7 +425,19 @@ impl FaultPlan {
             }
             3 => self.add(at_ms, Fault::Deafen { node }),
             4 => self.add(at_ms, Fault::Mute { node }),
-            _ => self.add(at_ms, Fault::HideFromClients { node }),
+            5 => self.add(at_ms, Fault::HideFromClients { node }),
+            6 => {
+                let other = self.node();
+                self.add(at_ms, Fault::CutPair { one: node, other });
+            }
+            7 => self.add(at_ms, Fault::Bridge { node }),
+            _ => {
+                let mut nodes: Vec<u64> = (1..=self.nodes).collect();
+                let (first, second) =
+                    (self.stream.below(nodes.len()), self.stream.below(nodes.len()));
+                nodes.swap(first, second);
+                self.add(at_ms, Fault::Chain { nodes });
+            }
         }
         // Now and then the next partition comes on top of this one.
         if !self.stream.one_in(4) {
@@ -363,7 +494,11 @@ mod tests {
         assert!(drawn(|fault| matches!(fault, Fault::DiskError { .. })));
         assert!(drawn(|fault| matches!(fault, Fault::DiskFull { .. })));
         assert!(drawn(|fault| matches!(fault, Fault::Ambush { .. })));
-        assert!(drawn(|fault| matches!(fault, Fault::StrikeLeader { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::StrikeLeader { blow: Blow::Delude, .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::Lag { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::CutPair { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::Bridge { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::Chain { .. })));
         let calm = scenarios.iter().filter(|scenario| scenario.faults.is_empty()).count();
         assert!(calm > 0, "some seeds break nothing");
     }
