@@ -7,18 +7,60 @@ use super::message::{Body, LogPosition};
 use super::quorum::Tally;
 use super::role::{Candidate, PreCandidate, Role, Votes};
 use super::{Output, Raft};
-use crate::ids::{NodeId, Term};
+use crate::ids::{LogIndex, NodeId, Term};
+use crate::limits::VOTERS_MAX;
 use crate::time::Micros;
 use alloc::vec::Vec;
 
 impl Raft {
+    /// No leader was heard for long, or no election was won.
+    pub(super) fn on_election_timeout(&mut self, now: Micros, out: &mut Vec<Output>) {
+        // A candidate needs its disk at once; with one that has stalled it can but disturb.
+        if self.may_campaign() && !self.is_disk_stalled(now) {
+            self.become_pre_candidate(now, out);
+        } else {
+            self.become_follower(self.term, None, now, out);
+        }
+    }
+
+    /// Whether this member may stand for election: it votes, and has all that it ever vouched for.
+    pub(super) fn may_campaign(&self) -> bool {
+        self.membership().is_voter(self.settings.node)
+            && !self.is_removed()
+            && self.damaged_to.is_none()
+            && self.log.last() >= self.vouched_position()
+    }
+
+    /// The end of what this member has vouched for: of its log, or of the snapshot that its log has
+    /// yet to grow up to.
+    pub(super) fn vouched_position(&self) -> LogPosition {
+        let snapshot = self.snapshot.as_ref().map_or(LogPosition::default(), |meta| meta.last);
+        self.log.last().max(snapshot)
+    }
+
+    /// The voters but this member, as a copy without allocation.
+    fn other_voters(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let me = self.settings.node;
+        let mut others = [NodeId::ZERO; 2 * VOTERS_MAX];
+        let mut count = 0;
+        for node in self.membership().voters().filter(|node| *node != me) {
+            others[count] = node;
+            count += 1;
+        }
+        others.into_iter().take(count)
+    }
+
     pub(super) fn become_pre_candidate(&mut self, now: Micros, out: &mut Vec<Output>) {
+        let tokens = self.take_reads();
+        if !tokens.is_empty() {
+            out.push(Output::ReadsFailed { tokens });
+        }
         let mut votes = Votes::default();
         votes.note(self.settings.node, true);
         let election_at = self.draw_election_deadline(now);
         self.role = Role::PreCandidate(PreCandidate { votes, election_at });
         let last = self.log.last();
-        for to in self.others() {
+        for to in self.other_voters() {
             let message =
                 super::Message { term: self.term.next(), body: Body::PreVoteRequest { last } };
             out.push(Output::Send { to, message });
@@ -26,7 +68,16 @@ impl Raft {
         self.count_pre_votes(now, out);
     }
 
-    fn become_candidate(&mut self, now: Micros, out: &mut Vec<Output>) {
+    pub(super) fn become_candidate(
+        &mut self,
+        is_transfer: bool,
+        now: Micros,
+        out: &mut Vec<Output>,
+    ) {
+        let tokens = self.take_reads();
+        if !tokens.is_empty() {
+            out.push(Output::ReadsFailed { tokens });
+        }
         self.term = self.term.next();
         self.voted_for = Some(self.settings.node);
         self.hard_state_io = self.log.next_io();
@@ -40,14 +91,42 @@ impl Raft {
         // the new term: an election won by entries that a crash then takes away would break leader
         // completeness (§5.4).
         let last = self.log.last();
-        for to in self.others() {
-            self.send_after_hard_state(to, Body::VoteRequest { last, is_transfer: false }, out);
+        for to in self.other_voters() {
+            self.send_after_hard_state(to, Body::VoteRequest { last, is_transfer }, out);
         }
     }
 
     /// §5.4.1: whether a log that ends at `last` is at least as up to date as ours.
     fn is_up_to_date(&self, last: LogPosition) -> bool {
-        last >= self.log.last()
+        last >= self.vouched_position()
+    }
+
+    /// Answers a removed member that asks for votes with the news. It was cut off when it was removed, and
+    /// would ask for ever. Says whether it did.
+    pub(super) fn tell_removed(
+        &self,
+        from: NodeId,
+        message: &super::Message,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let (Body::PreVoteRequest { .. } | Body::VoteRequest { .. }) = message.body else {
+            return false;
+        };
+        let (membership_index, membership) = self.log.memberships().at(self.commit_index);
+        let is_removed = !membership.contains(from) && membership.was_given_out(from);
+        if is_removed {
+            self.send_now(from, Body::Removed { membership_index: *membership_index }, out);
+        }
+        is_removed
+    }
+
+    /// Another member knows of an entry that takes this one out. Ids are never reused, so that is final.
+    pub(super) fn on_removed(&mut self, at: LogIndex, now: Micros, out: &mut Vec<Output>) {
+        // A membership that is newer here tells more than what another may not have yet.
+        if at > self.log.memberships().newest().0 && !self.is_leader() {
+            self.removed_at = Some(at);
+            self.become_follower(self.term, None, now, out);
+        }
     }
 
     pub(super) fn on_pre_vote_request(
@@ -88,8 +167,8 @@ impl Raft {
 
     fn count_pre_votes(&mut self, now: Micros, out: &mut Vec<Output>) {
         let Role::PreCandidate(role) = &self.role else { return };
-        match self.settings.membership.tally(|node| role.votes.of(node)) {
-            Tally::Won => self.become_candidate(now, out),
+        match self.membership().tally(|node| role.votes.of(node)) {
+            Tally::Won => self.become_candidate(false, now, out),
             Tally::Lost => self.become_follower(self.term, None, now, out),
             Tally::Open => {}
         }
@@ -110,8 +189,11 @@ impl Raft {
                 self.hard_state_io = self.log.next_io();
             }
             let election_at = self.draw_election_deadline(now);
-            if let Role::Follower(role) = &mut self.role {
-                role.election_at = election_at;
+            match &mut self.role {
+                Role::Follower(role) => role.election_at = election_at,
+                Role::PreCandidate(role) => role.election_at = election_at,
+                // They have voted for themselves.
+                Role::Candidate(_) | Role::Leader(_) => {}
             }
         }
         self.send_after_hard_state(from, Body::VoteResponse { granted }, out);
@@ -142,7 +224,7 @@ impl Raft {
 
     fn count_votes(&mut self, now: Micros, out: &mut Vec<Output>) {
         let Role::Candidate(role) = &self.role else { return };
-        match self.settings.membership.tally(|node| role.votes.of(node)) {
+        match self.membership().tally(|node| role.votes.of(node)) {
             Tally::Won if role.votes.of(self.settings.node) == Some(true) => {
                 self.become_leader(now);
             }

@@ -2,11 +2,13 @@
 //!
 //! Next: `leader` for the other side.
 
+use super::membership::Membership;
 use super::message::{AppendOutcome, Body, LogPosition};
 use super::role::{Follower, Role};
+use super::snapshot::SnapshotMeta;
 use super::{Output, Raft};
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::record::Record;
+use crate::record::{EntryKind, Record};
 use crate::time::Micros;
 use alloc::vec::Vec;
 
@@ -22,20 +24,14 @@ impl Raft {
         now: Micros,
         out: &mut Vec<Output>,
     ) {
-        match &self.role {
-            // Two leaders in one term cannot be (§5.2): the message is forged or damaged.
-            Role::Leader(_) => return,
-            Role::PreCandidate(_) | Role::Candidate(_) => {
-                self.become_follower(self.term, Some(from), now, out);
-            }
-            Role::Follower(_) => {}
+        if !self.hear_leader(from, round, now, out) {
+            return;
         }
-        let election_at = self.draw_election_deadline(now);
-        let Role::Follower(role) = &mut self.role else { unreachable!("made one above") };
-        role.leader = Some(from);
-        role.leader_heard_at = Some(now);
-        role.election_at = election_at;
-        role.round_heard = role.round_heard.max(round);
+        if let Some(at_least) = self.damaged_to {
+            let outcome = AppendOutcome::WantsSnapshot { at_least };
+            return self.respond_to_append(from, outcome, out);
+        }
+        let (previous, records) = self.skip_to_base(previous, records);
         if !self.log.matches(previous) {
             return self.reject_append(from, previous, out);
         }
@@ -54,6 +50,45 @@ impl Raft {
         }
     }
 
+    /// Whoever sends entries, or a snapshot, in this term leads it. `false` if that cannot be.
+    pub(super) fn hear_leader(
+        &mut self,
+        from: NodeId,
+        round: u64,
+        now: Micros,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        match &self.role {
+            // Two leaders in one term cannot be (§5.2): the message is forged or damaged.
+            Role::Leader(_) => return false,
+            Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.become_follower(self.term, Some(from), now, out);
+            }
+            Role::Follower(_) => {}
+        }
+        let election_at = self.draw_election_deadline(now);
+        let Role::Follower(role) = &mut self.role else { unreachable!("made one above") };
+        role.leader = Some(from);
+        role.leader_heard_at = Some(now);
+        role.election_at = election_at;
+        role.round_heard = role.round_heard.max(round);
+        true
+    }
+
+    /// What lies at or before the base is committed, so that the leader has the same, and is gone here.
+    fn skip_to_base(
+        &self,
+        previous: LogPosition,
+        mut records: Vec<Record>,
+    ) -> (LogPosition, Vec<Record>) {
+        let base = self.log.base();
+        if previous.index >= base.index {
+            return (previous, records);
+        }
+        records.retain(|record| record.index() > base.index);
+        (base, records)
+    }
+
     /// Appends what is new. Says whether anything was.
     fn take_records(
         &mut self,
@@ -61,7 +96,7 @@ impl Raft {
         records: Vec<Record>,
         out: &mut Vec<Output>,
     ) -> Result<bool, Implausible> {
-        check_plausible(previous, self.term, &records)?;
+        check_plausible(previous, self.term, self.snapshot.as_ref(), &records)?;
         let mut was_news = false;
         for record in records {
             let index = record.index();
@@ -91,24 +126,26 @@ impl Raft {
     }
 
     fn reject_append(&mut self, from: NodeId, previous: LogPosition, out: &mut Vec<Output>) {
-        let Role::Follower(Follower { round_heard, .. }) = &self.role else { return };
-        let round = *round_heard;
         let hint = self.log.last_not_after(previous.index, previous.term);
+        // What lies before the base is committed, and so agrees whatever its term.
+        let hint = if hint.index < self.log.base().index { self.log.base() } else { hint };
         let outcome = AppendOutcome::Rejected { previous_index: previous.index, hint };
-        let standing = self.standing();
-        self.send_after_hard_state(from, Body::AppendResponse { round, standing, outcome }, out);
+        self.respond_to_append(from, outcome, out);
+    }
+
+    fn respond_to_append(&mut self, to: NodeId, outcome: AppendOutcome, out: &mut Vec<Output>) {
+        let Role::Follower(Follower { round_heard, .. }) = &self.role else { return };
+        let (round, standing) = (*round_heard, self.standing());
+        self.send_after_hard_state(to, Body::AppendResponse { round, standing, outcome }, out);
     }
 
     /// Tells the leader how far our log is both equal to its own and durable.
-    fn answer_append(&mut self, leader: NodeId, out: &mut Vec<Output>) {
+    pub(super) fn answer_append(&mut self, leader: NodeId, out: &mut Vec<Output>) {
         let durable_index = self.log.durable_index();
         let Role::Follower(role) = &mut self.role else { return };
         let match_index = role.validated_index.min(durable_index);
         role.reported_index = role.reported_index.max(match_index);
-        let outcome = AppendOutcome::Matched { match_index };
-        let round = role.round_heard;
-        let body = Body::AppendResponse { round, standing: self.standing(), outcome };
-        self.send_after_hard_state(leader, body, out);
+        self.respond_to_append(leader, AppendOutcome::Matched { match_index }, out);
     }
 
     /// More became durable: the leader wants to know.
@@ -125,17 +162,23 @@ impl Raft {
 /// An append that no correct leader sends. It is dropped as if the network had lost it.
 struct Implausible;
 
-/// Checks that records follow one another, with terms that do not fall, up to the leader's.
+/// Checks that records follow one another, with terms that do not fall, up to the leader's, and are
+/// what the snapshot says where it reaches further than the log.
 fn check_plausible(
     previous: LogPosition,
     leader_term: Term,
+    snapshot: Option<&SnapshotMeta>,
     records: &[Record],
 ) -> Result<(), Implausible> {
     let mut before = previous;
     for record in records {
         let position = LogPosition { term: record.term(), index: record.index() };
         let is_next = position.index == before.index.next() && position.term >= before.term;
-        if !is_next || position.term > leader_term {
+        let is_sound =
+            record.kind() != EntryKind::Membership || Membership::decode(record.payload()).is_ok();
+        let snapshot_term = snapshot.and_then(|meta| meta.term_at(position.index));
+        let is_sound = is_sound && snapshot_term.is_none_or(|term| term == position.term);
+        if !is_next || !is_sound || position.term > leader_term {
             return Err(Implausible);
         }
         before = position;

@@ -2,21 +2,32 @@
 //! what was handed to the disk is durable.
 //!
 //! Owns no file: a [`Persist`] goes out, its [`IoId`] comes back. An entry that has left the cache is
-//! read through the store. Next: `storage` for the log on disk.
+//! read through the store. What lies at or before the base is gone, and a snapshot stands for it.
+//! Next: `storage` for the log on disk, `memberships` for the entries that the log itself heeds.
 
+use super::membership::Membership;
+use super::memberships::Memberships;
 use super::message::LogPosition;
+use super::snapshot::{Reset, SnapshotMeta};
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, Term};
-use crate::record::Record;
+use crate::record::{EntryKind, Record};
 use crate::storage::{HardState, IoId, Persist, Recovered};
+use crate::time::Micros;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 /// The log.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Log {
-    /// First index and term of each run of entries of one term. Terms rise strictly.
+    /// The log's first entry is the one after this; 0 while it has its very first.
+    base: LogPosition,
+    /// First index and term of each run of entries of one term, from the one that the base is in. Terms
+    /// rise strictly.
     term_runs: Vec<(LogIndex, Term)>,
+    memberships: Memberships,
+    /// To be carried by the next persist.
+    reset: Option<Reset>,
     last_index: LogIndex,
     last_stamp: Hlc,
     /// The newest entries, without gaps up to the last.
@@ -31,18 +42,22 @@ pub(super) struct Log {
     durable_index: LogIndex,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 struct InFlight {
     io: IoId,
+    issued_at: Micros,
     /// The last entry that this persist vouches for. Falls when entries are truncated, so that a
     /// late completion never counts for the entries that replaced them.
     last_index: LogIndex,
 }
 
 impl Log {
-    pub(super) fn new(recovered: &Recovered) -> Self {
+    pub(super) fn new(founding: Membership, recovered: &Recovered) -> Self {
         Self {
+            base: recovered.base,
             term_runs: recovered.term_runs.clone(),
+            memberships: Memberships::new(founding, recovered),
+            reset: None,
             last_index: recovered.last_index,
             last_stamp: recovered.last_stamp,
             cache: VecDeque::new(),
@@ -53,6 +68,15 @@ impl Log {
             durable_io: IoId::default(),
             durable_index: recovered.last_index,
         }
+    }
+
+    /// The place before the first entry.
+    pub(super) fn base(&self) -> LogPosition {
+        self.base
+    }
+
+    pub(super) fn memberships(&self) -> &Memberships {
+        &self.memberships
     }
 
     pub(super) fn last_index(&self) -> LogIndex {
@@ -72,9 +96,9 @@ impl Log {
         LogPosition { term, index: self.last_index }
     }
 
-    /// The term of an entry; 0 for the place before the first; none beyond the last.
+    /// The term of an entry, or of the base; none before and beyond.
     pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
-        if index > self.last_index {
+        if index > self.last_index || index < self.base.index {
             return None;
         }
         let after = self.term_runs.partition_point(|(first, _)| *first <= index);
@@ -95,11 +119,27 @@ impl Log {
         LogPosition { term: self.term_runs[run].1, index: run_end.min(index) }
     }
 
-    /// Appends the entry after the last one.
+    /// The runs of one term up to `last`, from the one that `base` is in: what a snapshot tells of them.
+    pub(super) fn term_runs_between(
+        &self,
+        base: LogIndex,
+        last: LogIndex,
+    ) -> Vec<(LogIndex, Term)> {
+        let first = self.term_runs.partition_point(|(first, _)| *first <= base).saturating_sub(1);
+        let runs = self.term_runs[first..].iter().take_while(|(first, _)| *first <= last);
+        runs.copied().collect()
+    }
+
+    /// Appends the entry after the last one. Another membership counts from here on (§6).
     pub(super) fn append(&mut self, record: Record) {
         assert_eq!(record.index(), self.last_index.next());
         let last_term = self.last().term;
         assert!(record.term() >= last_term);
+        if record.kind() == EntryKind::Membership {
+            let membership = Membership::decode(record.payload());
+            let membership = membership.expect("checked before it came here");
+            self.memberships.push(record.index(), membership);
+        }
         if record.term() > last_term {
             self.term_runs.push((record.index(), record.term()));
         }
@@ -111,18 +151,55 @@ impl Log {
 
     /// Drops `from` and everything after it.
     pub(super) fn truncate_from(&mut self, from: LogIndex) {
-        assert!(from > LogIndex::ZERO && from <= self.last_index);
+        assert!(from > self.base.index && from <= self.last_index);
         while self.cache.back().is_some_and(|record| record.index() >= from) {
             let record = self.cache.pop_back().expect("the loop's condition");
             self.cache_bytes -= record.bytes().len();
         }
         let kept = self.term_runs.partition_point(|(first, _)| *first < from);
         self.term_runs.truncate(kept);
+        self.memberships.truncate_from(from);
         self.last_index = from.previous();
         self.persist_from = self.persist_from.min(from);
         self.durable_index = self.durable_index.min(self.last_index);
         for persist in &mut self.in_flight {
             persist.last_index = persist.last_index.min(self.last_index);
+        }
+    }
+
+    /// Forgets entries before `first`, which a snapshot covers and nobody needs any more.
+    pub(super) fn purge(&mut self, first: LogIndex) {
+        let index = first.previous();
+        if index <= self.base.index {
+            return;
+        }
+        let term = self.term_at(index).expect("a purge leaves the end of the log");
+        self.base = LogPosition { term, index };
+        self.term_runs = self.term_runs_between(index, self.last_index);
+        self.memberships.purge(first);
+        while self.cache.front().is_some_and(|record| record.index() < first) {
+            let record = self.cache.pop_front().expect("the loop's condition");
+            self.cache_bytes -= record.bytes().len();
+        }
+    }
+
+    /// Forgets everything: the log goes on after the base of `from`, and `snapshot` stands for what was
+    /// there. Whatever is under way to the disk vouches for nothing any more.
+    pub(super) fn reset(&mut self, from: &SnapshotMeta, snapshot: &SnapshotMeta) {
+        let base = from.base;
+        self.base = base;
+        let runs = from.term_runs.iter().take_while(|(first, _)| *first <= base.index);
+        self.term_runs = runs.copied().collect();
+        self.memberships.reset(snapshot);
+        self.reset = Some(Reset { snapshot: snapshot.last.index, base });
+        self.last_index = base.index;
+        self.last_stamp = self.last_stamp.max(snapshot.stamp);
+        self.cache.clear();
+        self.cache_bytes = 0;
+        self.persist_from = base.index.next();
+        self.durable_index = LogIndex::ZERO;
+        for persist in &mut self.in_flight {
+            persist.last_index = LogIndex::ZERO;
         }
     }
 
@@ -158,11 +235,10 @@ impl Log {
     }
 
     /// Lets the oldest entries go while more than `bytes_max` are cached, but none that is not yet
-    /// durable or lies after `needed_after`.
-    pub(super) fn trim_cache(&mut self, bytes_max: usize, needed_after: LogIndex) {
-        let releasable = self.durable_index.min(needed_after);
+    /// durable. What was not applied yet is read back when its turn comes.
+    pub(super) fn trim_cache(&mut self, bytes_max: usize) {
         while self.cache_bytes > bytes_max
-            && self.cache.front().is_some_and(|record| record.index() <= releasable)
+            && self.cache.front().is_some_and(|record| record.index() <= self.durable_index)
         {
             let record = self.cache.pop_front().expect("the loop's condition");
             self.cache_bytes -= record.bytes().len();
@@ -171,16 +247,22 @@ impl Log {
 
     /// Whether entries wait for a persist to carry them.
     pub(super) fn has_unissued(&self) -> bool {
-        self.persist_from <= self.last_index
+        self.persist_from <= self.last_index || self.reset.is_some()
     }
 
     /// The next persist: all entries that none has carried yet.
-    pub(super) fn issue(&mut self, hard_state: HardState) -> Persist {
+    pub(super) fn issue(&mut self, hard_state: HardState, now: Micros) -> Persist {
         let records = self.cached_run(self.persist_from, usize::MAX, usize::MAX);
         self.persist_from = self.last_index.next();
         self.last_io = IoId(self.last_io.0 + 1);
-        self.in_flight.push_back(InFlight { io: self.last_io, last_index: self.last_index });
-        Persist { io: self.last_io, hard_state, reset: None, records }
+        let (io, last_index) = (self.last_io, self.last_index);
+        self.in_flight.push_back(InFlight { io, issued_at: now, last_index });
+        Persist { io, hard_state, reset: self.reset.take(), records }
+    }
+
+    /// When the oldest persist that is still under way was issued.
+    pub(super) fn oldest_issue(&self) -> Option<Micros> {
+        self.in_flight.front().map(|persist| persist.issued_at)
     }
 
     /// The persist that is issued next.
@@ -224,6 +306,9 @@ impl Log {
             self.term_runs.last().is_none_or(|(first, _)| *first <= self.last_index),
             "term_runs_within_log"
         );
+        assert!(self.base.index <= self.last_index, "base_within_log");
+        assert_eq!(self.term_at(self.base.index), Some(self.base.term), "base_has_its_term");
+        self.memberships.check_invariants();
         if let Some(newest) = self.cache.back() {
             assert_eq!(newest.index(), self.last_index, "cache_ends_with_the_log");
             assert_eq!(newest.term(), self.last().term, "cache_agrees_with_term_runs");
@@ -233,6 +318,7 @@ impl Log {
                 assert!(before.hlc() < newest.hlc(), "stamps_rise_along_the_log");
             }
         }
-        assert!(self.cache_first() <= self.durable_index.next(), "unpersisted_entries_are_cached");
+        let durable_index = self.durable_index.max(self.base.index);
+        assert!(self.cache_first() <= durable_index.next(), "unpersisted_entries_are_cached");
     }
 }

@@ -455,7 +455,7 @@ impl Membership {
     }
 
     /// What holds of every membership that was made here.
-    fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         fn rises(nodes: &[NodeId]) -> bool {
             nodes.is_sorted_by(|a, b| a < b)
         }

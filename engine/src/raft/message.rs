@@ -142,6 +142,10 @@ pub enum AppendOutcome {
         /// (§5.3, last paragraphs): the logs can only agree at or before it.
         hint: LogPosition,
     },
-    /// The follower knows that it cannot go on from its log, and asks for a snapshot.
-    WantsSnapshot,
+    /// The follower knows that its log is damaged, and asks for a snapshot of at least all that it
+    /// ever vouched for.
+    WantsSnapshot {
+        /// The last entry that the snapshot must have.
+        at_least: LogIndex,
+    },
 }

@@ -5,39 +5,48 @@
 //! in with every call; what has to happen goes out as [`Output`]. All of it is safe to perform at
 //! once: whatever rests on bytes that are not durable yet is withheld in here until they are.
 //!
-//! Read `role` for the states, then `election`, `follower`, `leader`; `log`, `progress` and `quorum`
-//! are their bookkeeping.
+//! Read `role` for the states, then `election`, `follower` with `install`, and `leader` with `replicate`,
+//! `reads`, `change` and `transfer`; `log`, `memberships`, `progress` and `quorum` are their
+//! bookkeeping.
 
+mod change;
 mod election;
 mod follower;
+mod install;
 mod leader;
 mod log;
 mod membership;
+mod memberships;
 mod message;
 mod progress;
 mod quorum;
+mod reads;
+mod replicate;
 mod role;
 mod snapshot;
+mod status;
+mod transfer;
 
+pub use change::Planned;
 pub use membership::{Change, ChangeError, ChangeRequest, Claim, Leave, Member, Membership, Step};
 pub use message::{AppendOutcome, Body, LogPosition, Message, Standing};
 pub use progress::{FlowStatus, FollowerStatus};
 pub use quorum::Tally;
 pub use snapshot::{Reset, Snapshot, SnapshotMeta};
 
-use crate::api::Token;
-use crate::hlc::Hlc;
+use crate::api::{Token, TransferError};
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::limits::{self, Limits};
-use crate::record::Record;
+use crate::limits::Limits;
 use crate::storage::{HardState, IoId, Persist, Recovered};
 use crate::time::Micros;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
+use install::Incoming;
 use log::Log;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use role::{Follower, Role};
+use role::{Follower, ForwardedReads, Role};
 
 /// A term that no cluster reaches: an election every microsecond takes 36,000 years to get there.
 /// A message with a greater one is damaged or malicious, and believing it would end all elections.
@@ -48,12 +57,17 @@ const TERM_MAX: Term = Term(1 << 60);
 pub struct Settings {
     /// This member.
     pub node: NodeId,
-    /// Who votes.
-    pub membership: Membership,
+    /// The members that the group began with; empty on a member that joined later.
+    pub founding: Membership,
     /// Shortest election timeout; each is drawn from this to twice this.
     pub election_timeout: Micros,
     /// Heartbeat interval.
     pub heartbeat_interval: Micros,
+    /// Leadership goes to the highest among those that are fit and have caught up.
+    pub priority: u8,
+    /// If set, the leader may answer reads without asking, for as long as no other can have been
+    /// elected; the clocks of any two members must not drift apart by more than this, in a million.
+    pub lease_drift_ppm: Option<u32>,
     /// Bounds of windows and messages.
     pub limits: Limits,
     /// The only entropy.
@@ -92,6 +106,27 @@ pub enum Output {
         /// Which.
         tokens: Vec<Token>,
     },
+    /// A follower needs a piece of the newest snapshot: read it and hand it to
+    /// [`Raft::on_snapshot_read`].
+    ReadSnapshot {
+        /// Who needs it.
+        follower: NodeId,
+        /// The last entry in the snapshot.
+        index: LogIndex,
+        /// Bytes from the start of its state.
+        offset: u64,
+        /// Bytes wanted.
+        len: usize,
+    },
+    /// A follower needs a snapshot of at least this entry: take one when it is applied.
+    WantSnapshot {
+        /// Which.
+        at_least: LogIndex,
+    },
+    /// The leader's snapshot came: save it, and go on from its state.
+    Install(Snapshot),
+    /// Handing over has failed, and this member leads on.
+    TransferEnded(TransferError),
     /// Entries were cut off the log, because the leader of a later term has others.
     Truncated {
         /// The first that went.
@@ -113,7 +148,7 @@ pub enum RoleName {
 }
 
 /// A message that rests on bytes that are not durable yet.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Withheld {
     until: IoId,
     to: NodeId,
@@ -121,7 +156,7 @@ struct Withheld {
 }
 
 /// One member of a group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Raft {
     settings: Settings,
     rng: Xoshiro256PlusPlus,
@@ -131,22 +166,66 @@ pub struct Raft {
     hard_state_io: IoId,
     log: Log,
     commit_index: LogIndex,
+    /// The newest snapshot that is saved here, or on its way to the disk before anything else.
+    snapshot: Option<SnapshotMeta>,
+    /// A snapshot that the leader sends, as far as it has come.
+    incoming: Option<Incoming>,
+    /// Set while this member knows its log to be damaged: it needs a snapshot of at least this entry.
+    damaged_to: Option<LogIndex>,
+    /// The entry that took this member out of the membership, as another has told.
+    removed_at: Option<LogIndex>,
+    /// What keeps this member from leading, besides its disk.
+    handicap: Handicap,
+    /// Whether it may lead, as of the last turn.
+    is_fit: bool,
+    /// The number of the latest request for a read index; begins at random, so that no earlier life of
+    /// this member has used it.
+    read_id: u64,
     role: Role,
     withheld: VecDeque<Withheld>,
+}
+
+/// What keeps a member from leading, as far as it is seen above Raft.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Handicap {
+    /// Committed entries wait to be applied, and nothing has been applied for long.
+    pub is_apply_stalled: bool,
+    /// The monotonic clock does not go as the wall clock does.
+    pub is_clock_bad: bool,
+}
+
+/// Everything that has an influence on what a member does next, but the random numbers to come.
+impl Hash for Raft {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { settings, rng: _, term, voted_for, hard_state_io, log, commit_index, .. } = self;
+        (settings.node, term, voted_for, hard_state_io, log, commit_index).hash(state);
+        let Self { snapshot, incoming, damaged_to, removed_at, handicap, is_fit, .. } = self;
+        (snapshot, incoming, damaged_to, removed_at, handicap, is_fit).hash(state);
+        let Self { read_id, role, withheld, .. } = self;
+        (read_id, role, withheld).hash(state);
+    }
 }
 
 impl Raft {
     /// A member as it was when its log was last closed, or crashed.
     #[must_use]
     pub fn new(settings: Settings, recovered: &Recovered, now: Micros) -> Self {
-        assert!(settings.membership.contains(settings.node));
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(settings.seed);
+        let commit = recovered.hard_state.commit.max(recovered.base.index);
         let mut raft = Self {
-            rng: Xoshiro256PlusPlus::seed_from_u64(settings.seed),
+            read_id: rng.random(),
+            rng,
             term: recovered.hard_state.term,
             voted_for: recovered.hard_state.voted_for,
             hard_state_io: IoId::default(),
-            log: Log::new(recovered),
-            commit_index: recovered.hard_state.commit.min(recovered.last_index),
+            log: Log::new(settings.founding.clone(), recovered),
+            commit_index: commit.min(recovered.last_index),
+            snapshot: recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),
+            incoming: None,
+            damaged_to: None,
+            removed_at: None,
+            handicap: Handicap::default(),
+            is_fit: true,
             role: Role::Follower(Follower {
                 leader: None,
                 leader_heard_at: None,
@@ -154,11 +233,19 @@ impl Raft {
                 validated_index: LogIndex::ZERO,
                 reported_index: LogIndex::ZERO,
                 round_heard: 0,
+                reads: ForwardedReads::default(),
             }),
             withheld: VecDeque::new(),
             settings,
         };
         raft.become_follower(raft.term, None, now, &mut Vec::new());
+        // Before the crash it may have promised a leader not to elect another for a while, and that
+        // leader's lease rests on it.
+        if raft.settings.lease_drift_ppm.is_some()
+            && let Role::Follower(role) = &mut raft.role
+        {
+            role.leader_heard_at = Some(now);
+        }
         raft
     }
 
@@ -170,8 +257,15 @@ impl Raft {
         now: Micros,
         out: &mut Vec<Output>,
     ) {
-        let is_stranger = from == self.settings.node || !self.settings.membership.contains(from);
-        if is_stranger || message.term > TERM_MAX || !self.admit_term(from, &message, now, out) {
+        // Whoever is no member here may be one by an entry that has not come yet (§6), and so is heard.
+        let is_nobody = from == self.settings.node || from == NodeId::ZERO;
+        if is_nobody || message.term > TERM_MAX {
+            return;
+        }
+        if let Body::Removed { membership_index } = message.body {
+            return self.on_removed(membership_index, now, out);
+        }
+        if self.tell_removed(from, &message, out) || !self.admit_term(from, &message, now, out) {
             return;
         }
         match message.body {
@@ -181,20 +275,26 @@ impl Raft {
             Body::PreVoteResponse { granted } => {
                 self.on_pre_vote_response(from, message.term, granted, now, out);
             }
-            Body::VoteRequest { last, .. } => self.on_vote_request(from, last, now, out),
+            Body::VoteRequest { last, is_transfer: _ } => {
+                self.on_vote_request(from, last, now, out);
+            }
             Body::VoteResponse { granted } => self.on_vote_response(from, granted, now, out),
             Body::Append { previous, commit, round, records } => {
                 self.on_append(from, previous, commit, round, records, now, out);
             }
-            Body::AppendResponse { round, outcome, .. } => {
-                self.on_append_response(from, round, outcome, now, out);
+            Body::AppendResponse { round, standing, outcome } => {
+                self.on_append_response(from, (round, standing), outcome, now, out);
             }
-            Body::Snapshot { .. }
-            | Body::SnapshotResponse { .. }
-            | Body::TimeoutNow
-            | Body::ReadRequest { .. }
-            | Body::ReadResponse { .. }
-            | Body::Removed { .. } => {}
+            Body::Snapshot { round, meta, offset, chunk } => {
+                self.on_snapshot(from, round, &meta, offset, &chunk, now, out);
+            }
+            Body::SnapshotResponse { round, standing, last, next_offset } => {
+                self.on_snapshot_response(from, (round, standing), last, next_offset, now, out);
+            }
+            Body::TimeoutNow => self.on_timeout_now(from, now, out),
+            Body::ReadRequest { id } => self.on_read_request(from, id),
+            Body::ReadResponse { id, index } => self.on_read_response(id, index, out),
+            Body::Removed { .. } => {}
         }
     }
 
@@ -214,13 +314,16 @@ impl Raft {
                 // Asking for a pre-vote, and promising one, commits nobody to the term.
                 Body::PreVoteRequest { .. } | Body::PreVoteResponse { granted: true } => {}
                 // Thesis §4.2.3: whoever hears a leader does not help to depose it.
-                Body::VoteRequest { .. } if self.hears_leader(now) => return false,
-                Body::Append { .. } => self.become_follower(message.term, Some(from), now, out),
+                Body::VoteRequest { is_transfer: false, .. } if self.hears_leader(now) => {
+                    return false;
+                }
+                Body::Append { .. } | Body::Snapshot { .. } => {
+                    self.become_follower(message.term, Some(from), now, out);
+                }
                 Body::VoteRequest { .. }
                 | Body::PreVoteResponse { granted: false }
                 | Body::VoteResponse { .. }
                 | Body::AppendResponse { .. }
-                | Body::Snapshot { .. }
                 | Body::SnapshotResponse { .. }
                 | Body::TimeoutNow
                 | Body::ReadRequest { .. }
@@ -234,17 +337,12 @@ impl Raft {
         match message.body {
             // A candidate that failed may be in a higher term than a leader that works; its answer
             // is how the leader learns of the term, steps down and is elected anew.
-            Body::Append { previous, .. } => {
-                let outcome = AppendOutcome::Rejected {
-                    previous_index: previous.index,
-                    hint: LogPosition::default(),
-                };
-                let standing = self.standing();
-                self.send_after_hard_state(
-                    from,
-                    Body::AppendResponse { round: 0, standing, outcome },
-                    out,
-                );
+            Body::Append { .. } | Body::Snapshot { .. } => {
+                let (previous_index, hint) = (LogIndex::ZERO, LogPosition::default());
+                let outcome = AppendOutcome::Rejected { previous_index, hint };
+                let (round, standing) = (0, self.standing());
+                let body = Body::AppendResponse { round, standing, outcome };
+                self.send_after_hard_state(from, body, out);
             }
             Body::PreVoteRequest { .. } => {
                 self.send_after_hard_state(from, Body::PreVoteResponse { granted: false }, out);
@@ -255,7 +353,6 @@ impl Raft {
             Body::PreVoteResponse { .. }
             | Body::VoteResponse { .. }
             | Body::AppendResponse { .. }
-            | Body::Snapshot { .. }
             | Body::SnapshotResponse { .. }
             | Body::TimeoutNow
             | Body::ReadRequest { .. }
@@ -268,26 +365,18 @@ impl Raft {
     /// The driver's loop turned: looks at the deadlines, sends what can be sent, and lets one
     /// persist carry all that changed.
     pub fn on_turn(&mut self, now: Micros, out: &mut Vec<Output>) {
+        self.is_fit = !self.is_disk_stalled(now) && self.handicap == Handicap::default();
         match &self.role {
             Role::Leader(_) => self.lead(now, out),
-            Role::Follower(Follower { election_at, .. }) => {
-                if *election_at <= now {
-                    self.become_pre_candidate(now, out);
-                }
-            }
-            Role::PreCandidate(role) => {
-                if role.election_at <= now {
-                    self.become_pre_candidate(now, out);
-                }
-            }
-            Role::Candidate(role) => {
-                if role.election_at <= now {
-                    self.become_pre_candidate(now, out);
-                }
+            Role::Follower(role) if role.election_at > now => self.forward_reads(now, out),
+            Role::PreCandidate(role) if role.election_at > now => {}
+            Role::Candidate(role) if role.election_at > now => {}
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.on_election_timeout(now, out);
             }
         }
         if self.log.has_unissued() || self.hard_state_io > self.log.last_io() {
-            let persist = self.log.issue(self.hard_state());
+            let persist = self.log.issue(self.hard_state(), now);
             out.push(Output::Persist(persist));
         }
     }
@@ -312,7 +401,12 @@ impl Raft {
     #[must_use]
     pub fn next_deadline(&self) -> Micros {
         match &self.role {
-            Role::Follower(role) => role.election_at,
+            Role::Follower(role) => {
+                let needs_timer = self.may_campaign() || !role.reads.waiting.is_empty();
+                let election_at = if needs_timer { role.election_at } else { Micros::MAX };
+                let under_way = role.reads.under_way.as_ref();
+                under_way.map_or(election_at, |request| request.repeat_at.min(role.election_at))
+            }
             Role::PreCandidate(role) => role.election_at,
             Role::Candidate(role) => role.election_at,
             Role::Leader(role) => role.heartbeat_at,
@@ -334,27 +428,27 @@ impl Raft {
             self.voted_for = None;
             self.hard_state_io = self.log.next_io();
         }
-        if let Role::Leader(role) = &mut self.role {
-            let mut tokens = core::mem::take(&mut role.reads.waiting);
-            tokens.extend(role.reads.under_way.drain(..).flat_map(|(_, _, tokens)| tokens));
-            if !tokens.is_empty() {
-                out.push(Output::ReadsFailed { tokens });
-            }
+        let tokens = self.take_reads();
+        if !tokens.is_empty() {
+            out.push(Output::ReadsFailed { tokens });
         }
         self.role = Role::Follower(Follower {
             leader,
             leader_heard_at: leader.map(|_| now),
             election_at: self.draw_election_deadline(now),
-            validated_index: self.commit_index,
+            validated_index: self.commit_index.min(self.log.last_index()),
             reported_index: LogIndex::ZERO,
             round_heard: 0,
+            reads: ForwardedReads::default(),
         });
     }
 
     /// §5.2: randomised, so that split votes are rare and do not repeat.
     fn draw_election_deadline(&mut self, now: Micros) -> Micros {
         let shortest = self.settings.election_timeout.0;
-        now + Micros(self.rng.random_range(shortest..shortest * 2))
+        let drawn = self.rng.random_range(shortest..shortest * 2);
+        // Whoever is not fit to lead lets the others go first.
+        now + Micros(if self.is_fit { drawn } else { drawn + shortest })
     }
 
     /// Whether a leader was heard within the shortest election timeout (thesis §4.2.3), or is this
@@ -369,8 +463,16 @@ impl Raft {
         }
     }
 
+    /// What this member tells of itself.
     fn standing(&self) -> Standing {
-        Standing { priority: 0, is_fit: true }
+        Standing { priority: self.settings.priority, is_fit: self.is_fit }
+    }
+
+    /// Whether the disk has been busy with one job for two election timeouts: then it has stalled, and
+    /// a leader that waits for it keeps everybody waiting.
+    fn is_disk_stalled(&self, now: Micros) -> bool {
+        let stalled_after = self.settings.election_timeout + self.settings.election_timeout;
+        self.log.oldest_issue().is_some_and(|at| now.since(at) >= stalled_after)
     }
 
     fn hard_state(&self) -> HardState {
@@ -399,158 +501,5 @@ impl Raft {
         // Kept in the order of their conditions, so that the first one that must wait ends a release.
         let at = self.withheld.partition_point(|withheld| withheld.until <= until);
         self.withheld.insert(at, Withheld { until, to, message });
-    }
-
-    /// The other voters, as a copy without allocation: this is asked at every turn of a leader.
-    fn others(&self) -> impl Iterator<Item = NodeId> + use<> {
-        let me = self.settings.node;
-        let mut others = [NodeId::ZERO; 2 * limits::MEMBERS_MAX];
-        let mut count = 0;
-        for node in self.settings.membership.voters().filter(|node| *node != me) {
-            others[count] = node;
-            count += 1;
-        }
-        others.into_iter().take(count)
-    }
-}
-
-/// What those around a member may know of it.
-impl Raft {
-    /// Who it is.
-    #[must_use]
-    pub fn node(&self) -> NodeId {
-        self.settings.node
-    }
-
-    /// Its role.
-    #[must_use]
-    pub fn role(&self) -> RoleName {
-        match self.role {
-            Role::Follower(_) => RoleName::Follower,
-            Role::PreCandidate(_) => RoleName::PreCandidate,
-            Role::Candidate(_) => RoleName::Candidate,
-            Role::Leader(_) => RoleName::Leader,
-        }
-    }
-
-    /// Whether it leads.
-    #[must_use]
-    pub fn is_leader(&self) -> bool {
-        matches!(self.role, Role::Leader(_))
-    }
-
-    /// The leader of its term, if it knows one.
-    #[must_use]
-    pub fn leader(&self) -> Option<NodeId> {
-        match &self.role {
-            Role::Follower(role) => role.leader,
-            Role::PreCandidate(_) | Role::Candidate(_) => None,
-            Role::Leader(_) => Some(self.settings.node),
-        }
-    }
-
-    /// The newest membership in its log.
-    #[must_use]
-    pub fn membership(&self) -> &Membership {
-        &self.settings.membership
-    }
-
-    /// Its term.
-    #[must_use]
-    pub fn term(&self) -> Term {
-        self.term
-    }
-
-    /// Whom it voted for in this term.
-    #[must_use]
-    pub fn voted_for(&self) -> Option<NodeId> {
-        self.voted_for
-    }
-
-    /// The last entry known to be committed.
-    #[must_use]
-    pub fn commit_index(&self) -> LogIndex {
-        self.commit_index
-    }
-
-    /// The last entry of its log.
-    #[must_use]
-    pub fn last_index(&self) -> LogIndex {
-        self.log.last_index()
-    }
-
-    /// The last entry's stamp.
-    #[must_use]
-    pub fn last_stamp(&self) -> Hlc {
-        self.log.last_stamp()
-    }
-
-    /// The last entry that is durable here.
-    #[must_use]
-    pub fn durable_index(&self) -> LogIndex {
-        self.log.durable_index()
-    }
-
-    /// The term of an entry, if it is in the log.
-    #[must_use]
-    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
-        self.log.term_at(index)
-    }
-
-    /// An entry, if it is still in memory.
-    #[must_use]
-    pub fn cached(&self, index: LogIndex) -> Option<&Record> {
-        self.log.cached(index)
-    }
-
-    /// On a leader, each other member.
-    #[must_use]
-    pub fn followers(&self) -> Vec<FollowerStatus> {
-        match &self.role {
-            Role::Leader(role) => role.followers.iter().map(|(n, p)| p.status(*n)).collect(),
-            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => Vec::new(),
-        }
-    }
-
-    /// Lets cached entries go that are durable and not after `needed_after`.
-    pub fn trim_cache(&mut self, needed_after: LogIndex) {
-        self.log.trim_cache(self.settings.limits.log_cache_bytes_max, needed_after);
-    }
-
-    /// Checks what must hold between any two calls.
-    ///
-    /// # Panics
-    /// With the name of the invariant that does not hold.
-    pub fn check_invariants(&self) {
-        self.log.check_invariants();
-        assert!(self.commit_index <= self.log.last_index(), "commit_within_log");
-        assert!(self.log.last().term <= self.term, "no_entry_of_a_later_term");
-        assert!(
-            self.withheld.iter().zip(self.withheld.iter().skip(1)).all(|(a, b)| a.until <= b.until),
-            "withheld_in_order"
-        );
-        assert!(
-            self.withheld.front().is_none_or(|withheld| withheld.until > self.log.durable_io()),
-            "released_when_durable"
-        );
-        match &self.role {
-            Role::Follower(role) => {
-                assert!(role.validated_index <= self.log.last_index(), "validated_within_log");
-            }
-            Role::PreCandidate(_) => {}
-            Role::Candidate(_) => {
-                assert_eq!(self.voted_for, Some(self.settings.node), "candidate_votes_for_itself");
-            }
-            Role::Leader(role) => {
-                assert_eq!(self.voted_for, Some(self.settings.node), "leader_votes_for_itself");
-                assert!(self.hard_state_io <= self.log.durable_io(), "leader_is_durably_so");
-                let is_new = role.first_index > self.log.last_index();
-                assert!(is_new || self.log.last().term == self.term, "leader_log_ends_in_its_term");
-                for (_, progress) in &role.followers {
-                    assert!(progress.match_index < progress.next_index, "match_below_next");
-                    assert!(progress.next_index <= self.log.last_index().next(), "next_within_log");
-                }
-            }
-        }
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! Pure bookkeeping; sends nothing. Next: `leader`, which does.
 
+use super::message::Standing;
+use super::snapshot::SnapshotMeta;
 use crate::ids::{LogIndex, NodeId};
 use crate::limits::Limits;
 use crate::time::Micros;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use bincode::{Decode, Encode};
 
@@ -44,7 +47,7 @@ pub enum FlowStatus {
 }
 
 /// A follower as its leader sees it.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Progress {
     /// The follower's log equals ours up to here, durably (Figure 2: matchIndex).
     pub(super) match_index: LogIndex,
@@ -53,23 +56,42 @@ pub(super) struct Progress {
     pub(super) flow: Flow,
     /// When it last answered anything in this term.
     pub(super) responded_at: Micros,
+    /// Whether it has answered at all in this term.
+    pub(super) has_responded: bool,
     /// The latest read round that it confirmed.
     pub(super) confirmed_round: u64,
     /// Whether entries for it are being read from the disk.
     pub(super) is_fetching: bool,
+    /// What it says of itself.
+    pub(super) standing: Standing,
+    catch_up: CatchUp,
+    /// Set once it is a member no more: until when it is told so, at the latest.
+    pub(super) departs_by: Option<Micros>,
+}
+
+/// Rounds of catching up (thesis §4.2.1): whatever the log holds when a round begins must have arrived
+/// within an election timeout, or the follower is too slow to count on.
+#[derive(Clone, Copy, Hash, Default, Debug)]
+struct CatchUp {
+    goal: LogIndex,
+    began_at: Micros,
+    /// When a round last ended in time.
+    succeeded_at: Option<Micros>,
 }
 
 /// How entries go to a follower.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) enum Flow {
     /// Where its log agrees with ours is not known: one empty append at a time finds out.
     Probe,
     /// Entries are sent ahead of the answers, within a window.
     Replicate(Window),
+    /// What it needs is gone; it gets a snapshot.
+    Snapshot(Sending),
 }
 
 /// Appends that are not answered yet.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub(super) struct Window {
     /// Last index and bytes of each.
     sent: VecDeque<(LogIndex, usize)>,
@@ -85,6 +107,61 @@ impl Window {
     }
 }
 
+/// A snapshot on its way. Pieces are sent ahead of the answers, within a window of bytes.
+#[derive(Clone, Hash, Debug)]
+pub(super) struct Sending {
+    /// Which.
+    pub(super) meta: Box<SnapshotMeta>,
+    /// The follower has this many.
+    pub(super) acked: u64,
+    /// What it said last, which may be less: it has restarted, or the answer was late.
+    pub(super) heard: u64,
+    /// This many were sent.
+    pub(super) sent: u64,
+    /// The piece that is being read from the disk.
+    pub(super) reading: Option<u64>,
+    /// When the follower last got on, or sending began anew.
+    pub(super) moved_at: Micros,
+    /// Whether anything has been sent since the beginning.
+    pub(super) has_begun: bool,
+}
+
+impl Sending {
+    pub(super) fn new(meta: SnapshotMeta, now: Micros) -> Self {
+        let (acked, heard, sent, reading, has_begun) = (0, 0, 0, None, false);
+        Self { meta: Box::new(meta), acked, heard, sent, reading, moved_at: now, has_begun }
+    }
+
+    /// The next piece to read, if the window has room.
+    pub(super) fn next_piece(&self, limits: &Limits) -> Option<(u64, usize)> {
+        let in_flight = self.sent.saturating_sub(self.acked);
+        let is_done = self.sent >= self.meta.bytes && self.has_begun;
+        if self.reading.is_some() || is_done || in_flight >= limits.inflight_bytes_max as u64 {
+            return None;
+        }
+        let len = (self.meta.bytes - self.sent).min(limits.snapshot_chunk_bytes_max as u64);
+        Some((self.sent, usize::try_from(len).expect("a piece fits memory")))
+    }
+
+    /// The follower lacks everything from `next_offset` on.
+    pub(super) fn on_response(&mut self, next_offset: u64, now: Micros) {
+        self.heard = next_offset.min(self.meta.bytes);
+        if self.heard > self.acked {
+            self.acked = self.heard;
+            self.sent = self.sent.max(self.heard);
+            self.moved_at = now;
+        }
+    }
+
+    /// Nothing moved for so long that pieces must have been lost: they go again.
+    pub(super) fn resend_after(&mut self, span: Micros, now: Micros) {
+        if now.since(self.moved_at) >= span {
+            (self.acked, self.sent, self.has_begun) = (self.heard, self.heard, false);
+            self.moved_at = now;
+        }
+    }
+}
+
 impl Progress {
     /// At the start of a term: assume that it has everything, and find out (§5.3).
     pub(super) fn new(next_index: LogIndex, now: Micros) -> Self {
@@ -93,8 +170,12 @@ impl Progress {
             next_index,
             flow: Flow::Probe,
             responded_at: now,
+            has_responded: false,
             confirmed_round: 0,
             is_fetching: false,
+            standing: Standing { priority: 0, is_fit: false },
+            catch_up: CatchUp::default(),
+            departs_by: None,
         }
     }
 
@@ -107,17 +188,20 @@ impl Progress {
             flow: match &self.flow {
                 Flow::Probe => FlowStatus::Probe,
                 Flow::Replicate(_) => FlowStatus::Replicate,
+                Flow::Snapshot(sending) => {
+                    FlowStatus::Snapshot { received: sending.acked, total: sending.meta.bytes }
+                }
             },
             responded_at: self.responded_at,
-            is_fit: true,
-            priority: 0,
+            is_fit: self.standing.is_fit,
+            priority: self.standing.priority,
         }
     }
 
     /// Whether a further append may be sent.
     pub(super) fn has_room(&self, limits: &Limits) -> bool {
         match &self.flow {
-            Flow::Probe => false,
+            Flow::Probe | Flow::Snapshot(_) => false,
             Flow::Replicate(window) => {
                 let unanswered = self.next_index.0 - self.match_index.next().0;
                 unanswered < limits.inflight_entries_max && window.bytes < limits.inflight_bytes_max
@@ -142,9 +226,16 @@ impl Progress {
         }
     }
 
-    /// The follower has everything up to `match_index`. Says whether that is news.
-    pub(super) fn on_matched(&mut self, match_index: LogIndex) -> bool {
-        let is_news = match_index > self.match_index;
+    /// The follower answered.
+    pub(super) fn on_response(&mut self, round: u64, standing: Standing, now: Micros) {
+        self.responded_at = now;
+        self.has_responded = true;
+        self.confirmed_round = self.confirmed_round.max(round);
+        self.standing = standing;
+    }
+
+    /// The follower has everything up to `match_index`; our log begins after `base`.
+    pub(super) fn on_matched(&mut self, match_index: LogIndex, base: LogIndex) {
         self.match_index = self.match_index.max(match_index);
         match &mut self.flow {
             Flow::Probe => {
@@ -155,8 +246,13 @@ impl Progress {
                 window.release(self.match_index);
                 self.next_index = self.next_index.max(self.match_index.next());
             }
+            // It has the snapshot, or never needed it.
+            Flow::Snapshot(_) if self.match_index >= base => {
+                self.next_index = self.match_index.next();
+                self.flow = Flow::Replicate(Window::default());
+            }
+            Flow::Snapshot(_) => {}
         }
-        is_news
     }
 
     /// The follower lacks the entry at `previous_index`; it can agree with us at most up to
@@ -165,6 +261,7 @@ impl Progress {
         let is_stale = match self.flow {
             Flow::Probe => previous_index != self.next_index.previous(),
             Flow::Replicate(_) => previous_index >= self.next_index,
+            Flow::Snapshot(_) => true,
         };
         if is_stale || previous_index <= self.match_index {
             return false;
@@ -173,5 +270,25 @@ impl Progress {
         self.next_index =
             agreement.min(previous_index.previous()).next().max(self.match_index.next());
         true
+    }
+
+    /// Begins and ends rounds of catching up; `last_index` is the end of our log.
+    pub(super) fn note_catch_up(&mut self, last_index: LogIndex, timeout: Micros, now: Micros) {
+        if self.match_index < self.catch_up.goal || !matches!(self.flow, Flow::Replicate(_)) {
+            return;
+        }
+        if self.catch_up.goal > LogIndex::ZERO && now.since(self.catch_up.began_at) <= timeout {
+            self.catch_up.succeeded_at = Some(now);
+        }
+        self.catch_up.goal = last_index;
+        self.catch_up.began_at = now;
+    }
+
+    /// Whether it keeps up: a round of catching up has lately ended in time.
+    pub(super) fn is_caught_up(&self, timeout: Micros, now: Micros) -> bool {
+        let lately = timeout + timeout;
+        matches!(self.flow, Flow::Replicate(_))
+            && self.catch_up.succeeded_at.is_some_and(|at| now.since(at) <= lately)
+            && now.since(self.responded_at) <= timeout
     }
 }

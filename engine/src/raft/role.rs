@@ -10,7 +10,7 @@ use crate::time::Micros;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) enum Role {
     Follower(Follower),
     PreCandidate(PreCandidate),
@@ -18,7 +18,7 @@ pub(super) enum Role {
     Leader(Leader),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Follower {
     /// The leader of this term, once it has been heard.
     pub(super) leader: Option<NodeId>,
@@ -31,10 +31,37 @@ pub(super) struct Follower {
     pub(super) reported_index: LogIndex,
     /// The leader's latest read round.
     pub(super) round_heard: u64,
+    /// Reads of clients of this member, for which the leader tells from where on they may be answered.
+    pub(super) reads: ForwardedReads,
+}
+
+/// Linearizable reads on a follower. All that come while a request is under way share the next one.
+#[derive(Clone, Hash, Default, Debug)]
+pub(super) struct ForwardedReads {
+    /// Not asked for yet.
+    pub(super) waiting: Vec<Token>,
+    pub(super) under_way: Option<ReadRequest>,
+}
+
+/// A request to the leader, repeated under its number until it is answered: an answer to any of its
+/// copies is as new as the request.
+#[derive(Clone, Hash, Debug)]
+pub(super) struct ReadRequest {
+    pub(super) id: u64,
+    pub(super) tokens: Vec<Token>,
+    pub(super) repeat_at: Micros,
+}
+
+impl ForwardedReads {
+    pub(super) fn take_tokens(&mut self) -> Vec<Token> {
+        let mut tokens = core::mem::take(&mut self.waiting);
+        tokens.extend(self.under_way.take().into_iter().flat_map(|request| request.tokens));
+        tokens
+    }
 }
 
 /// Answers to an election, our own among them.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Default, Debug)]
 pub(super) struct Votes(Vec<(NodeId, bool)>);
 
 impl Votes {
@@ -50,13 +77,13 @@ impl Votes {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct PreCandidate {
     pub(super) votes: Votes,
     pub(super) election_at: Micros,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Candidate {
     pub(super) votes: Votes,
     pub(super) election_at: Micros,
@@ -64,14 +91,32 @@ pub(super) struct Candidate {
     pub(super) own_vote_io: IoId,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Leader {
-    /// One for each other voter, in their order.
+    /// One for each other member, and for those that still have to learn that they are none, in
+    /// their order.
     pub(super) followers: Vec<(NodeId, Progress)>,
+    /// The membership that `followers` follow.
+    pub(super) membership_version: u64,
     pub(super) heartbeat_at: Micros,
     /// The first entry of this term: until it is committed, nothing of the state is certain.
     pub(super) first_index: LogIndex,
     pub(super) reads: Reads,
+    pub(super) transfer: Option<Transfer>,
+    /// Whether anybody was ever told to campaign in this term: a lease is worth nothing then, as the
+    /// message may arrive late.
+    pub(super) has_told_to_campaign: bool,
+    /// Before this, leadership is not handed over again of this member's own accord.
+    pub(super) no_transfer_before: Micros,
+}
+
+/// Leadership is being handed over (thesis §3.10).
+#[derive(Clone, Copy, Hash, Debug)]
+pub(super) struct Transfer {
+    pub(super) to: NodeId,
+    pub(super) until: Micros,
+    /// When the target is told again to campaign.
+    pub(super) tell_at: Micros,
 }
 
 impl Leader {
@@ -86,12 +131,32 @@ impl Leader {
 
 /// Linearizable reads that wait for a quorum to confirm that we still lead (thesis §6.4). All that
 /// come while a round is under way share the next one.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Default, Debug)]
 pub(super) struct Reads {
     /// The latest round; counts within the term, and so never vouches for another leader.
     pub(super) round: u64,
     /// Not yet part of a round.
-    pub(super) waiting: Vec<Token>,
-    /// Round, the commit index when it began, and the reads in it, oldest first.
-    pub(super) under_way: VecDeque<(u64, LogIndex, Vec<Token>)>,
+    pub(super) waiting: Vec<Reader>,
+    /// Oldest first.
+    pub(super) under_way: VecDeque<ReadRound>,
+    /// With leases: rounds and when each began, from the newest that a quorum has confirmed.
+    pub(super) begun: VecDeque<(u64, Micros)>,
+}
+
+/// Who waits for a round.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Reader {
+    /// A client of this member.
+    Here(Token),
+    /// A follower, with its number for the request.
+    At(NodeId, u64),
+}
+
+/// Reads that a round decides.
+#[derive(Clone, Hash, Debug)]
+pub(super) struct ReadRound {
+    pub(super) round: u64,
+    /// The commit index when it began.
+    pub(super) index: LogIndex,
+    pub(super) readers: Vec<Reader>,
 }

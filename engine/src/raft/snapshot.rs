@@ -13,6 +13,7 @@
 //!
 //! Next: `follower` for how one is installed, `leader` for how one is sent.
 
+use super::Raft;
 use super::membership::Membership;
 use super::message::LogPosition;
 use crate::hlc::Hlc;
@@ -20,6 +21,7 @@ use crate::ids::{LogIndex, Term};
 use alloc::vec::Vec;
 use bincode::{Decode, Encode};
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Which state a snapshot holds, and how the log goes on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Encode, Decode)]
@@ -40,6 +42,30 @@ pub struct SnapshotMeta {
     pub checksum: u64,
 }
 
+impl SnapshotMeta {
+    /// The term of an entry between `base` and `last`, both included.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index < self.base.index || index > self.last.index {
+            return None;
+        }
+        let after = self.term_runs.partition_point(|(first, _)| *first <= index);
+        Some(after.checked_sub(1).map_or(Term::ZERO, |run| self.term_runs[run].1))
+    }
+
+    /// What holds of every snapshot that was made here.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.base.index <= self.last.index
+            && self.last.index > LogIndex::ZERO
+            && self.term_runs.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1)
+            && self.term_at(self.base.index) == Some(self.base.term)
+            && self.term_at(self.last.index) == Some(self.last.term)
+            && self.membership.0 <= self.last.index
+            && self.membership.1.is_sound()
+    }
+}
+
 /// A snapshot.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Snapshot {
@@ -57,4 +83,48 @@ pub struct Reset {
     pub snapshot: LogIndex,
     /// The log is empty, and its next entry is the one after this.
     pub base: LogPosition,
+}
+
+impl Raft {
+    /// A snapshot of the state that has applied everything up to `last`, whose bodies need the log
+    /// from `oldest_entry` on.
+    ///
+    /// # Panics
+    /// If `last` is not in the log.
+    #[must_use]
+    pub fn make_snapshot(
+        &self,
+        last: LogIndex,
+        stamp: Hlc,
+        oldest_entry: Option<LogIndex>,
+        bytes: Vec<u8>,
+    ) -> Snapshot {
+        let position = |index| {
+            let term = self.log.term_at(index).expect("applied entries are in the log");
+            LogPosition { term, index }
+        };
+        let needed_after = oldest_entry.map_or(last, |oldest| oldest.previous().min(last));
+        let base = position(needed_after.max(self.log.base().index));
+        let meta = SnapshotMeta {
+            last: position(last),
+            stamp,
+            base,
+            term_runs: self.log.term_runs_between(base.index, last),
+            membership: self.log.memberships().at(last).clone(),
+            bytes: bytes.len() as u64,
+            checksum: xxh3_64(&bytes),
+        };
+        Snapshot { meta, bytes: Bytes::from(bytes) }
+    }
+
+    /// A snapshot of this member is durable. The log keeps what the one before needs, so that there is
+    /// always a second one to fall back on; says which entry is its first now.
+    pub fn on_snapshot_saved(&mut self, meta: SnapshotMeta) -> LogIndex {
+        let is_newer = self.snapshot.as_ref().is_none_or(|own| own.last < meta.last);
+        if is_newer {
+            let before = self.snapshot.replace(meta);
+            self.log.purge(before.map_or(LogIndex::ZERO, |before| before.base.index).next());
+        }
+        self.log.base().index.next()
+    }
 }
