@@ -49,6 +49,7 @@ impl Group {
             };
             let machine = Queues::new(&config.limits);
             Engine::new(config, machine, &Recovered::default(), Now::default())
+                .expect("no snapshot to read")
         };
         let mut group = Self {
             engines: (1..=MEMBERS).map(engine).collect(),

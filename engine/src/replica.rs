@@ -20,7 +20,7 @@ use crate::engine::{self, Config, Engine, Fetch, FetchId, Status};
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::raft::{Message, Raft};
 use crate::record::Record;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{RestoreError, StateMachine};
 use crate::storage::disk::{Disk, Job, JobDone, JobId};
 use crate::storage::{ReadPlan, StorageError, Store};
 use crate::time::{Micros, Now};
@@ -89,6 +89,9 @@ pub enum OpenError {
     /// The directory is missing, foreign or damaged; the error says what to do.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The newest snapshot's state cannot be read by this build.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
 }
 
 /// An engine and its store.
@@ -119,7 +122,7 @@ impl<S: StateMachine> Replica<S> {
         let (store, recovered) =
             Store::open(disk, config.cluster, config.group, config.node, &config.limits)?;
         Ok(Self {
-            engine: Engine::new(config, machine, &recovered, now),
+            engine: Engine::new(config, machine, &recovered, now)?,
             store,
             last_job: JobId(0),
             write: None,

@@ -59,7 +59,7 @@ impl Front {
         let now = Now { monotonic: start, wall: start, wall_error: Micros::ZERO };
         let machine = Queues::new(&config.limits);
         Self {
-            engine: Engine::new(config, machine, &Recovered::default(), now),
+            engine: Engine::new(config, machine, &Recovered::default(), now).expect("no snapshot"),
             now,
             sent: Vec::new(),
             answers: Vec::new(),

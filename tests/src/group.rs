@@ -68,7 +68,9 @@ pub struct Group {
 pub fn settings(node: u64, members: u64, seed: u64) -> Settings {
     Settings {
         node: NodeId(node),
-        membership: Membership::new((1..=members).map(NodeId).collect()),
+        founding: Membership::new((1..=members).map(NodeId).collect()),
+        priority: 0,
+        lease_drift_ppm: None,
         election_timeout: Micros::from_millis(100),
         heartbeat_interval: Micros::from_millis(10),
         limits: Limits { inflight_entries_max: 4, log_cache_bytes_max: 300, ..Limits::default() },
@@ -161,8 +163,7 @@ impl Group {
         }
         let member = self.member(node);
         member.raft.check_invariants();
-        let applied = member.raft.commit_index();
-        member.raft.trim_cache(applied);
+        member.raft.trim_cache();
         self.check_safety();
     }
 
@@ -200,7 +201,12 @@ impl Group {
                 let reads = tokens.into_iter().map(|token| (token.0, index));
                 self.member(node).reads.extend(reads);
             }
-            Output::ReadsFailed { .. } | Output::Truncated { .. } => {}
+            Output::ReadsFailed { .. }
+            | Output::Truncated { .. }
+            | Output::ReadSnapshot { .. }
+            | Output::WantSnapshot { .. }
+            | Output::Install(_)
+            | Output::TransferEnded(_) => {}
         }
     }
 
@@ -227,7 +233,7 @@ impl Group {
             Body::VoteResponse { granted: false }
             | Body::AppendResponse { outcome: AppendOutcome::Rejected { .. }, .. }
             | Body::Append { .. }
-            | Body::AppendResponse { outcome: AppendOutcome::WantsSnapshot, .. }
+            | Body::AppendResponse { outcome: AppendOutcome::WantsSnapshot { .. }, .. }
             | Body::PreVoteRequest { .. }
             | Body::PreVoteResponse { .. }
             | Body::Snapshot { .. }

@@ -41,7 +41,7 @@ impl Alone {
         let recovered = Recovered::default();
         let machine = Queues::new(&config.limits);
         let now = Now { monotonic: Micros::from_secs(1), ..Now::default() };
-        let engine = Engine::new(config, machine, &recovered, Now::default());
+        let engine = Engine::new(config, machine, &recovered, Now::default()).expect("no snapshot");
         let mut alone = Self { engine, now, session: SessionId::ZERO };
         let opened = alone.call(BlockBuilder::open_session());
         let Some(Response::SessionOpened(session)) = opened else { panic!("{opened:?}") };

@@ -38,6 +38,7 @@ impl Group {
             };
             let recovered = Recovered::default();
             Engine::new(config, Queues::new(&limits), &recovered, Now::default())
+                .expect("no snapshot")
         };
         Self {
             engines: (1..=3).map(engine).collect(),

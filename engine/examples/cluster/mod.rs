@@ -43,6 +43,7 @@ impl<S: StateMachine + Default> Cluster<S> {
                 cluster: ClusterId([1; 16]),
                 group: GroupId(0),
                 node,
+                address: format!("node-{node}"),
                 members: MEMBERS.map(|member| (member, format!("node-{member}"))).into(),
             };
             let mut disk = Memory::default();

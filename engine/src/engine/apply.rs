@@ -65,6 +65,8 @@ impl<S: StateMachine> Engine<S> {
             return;
         }
         self.applied_index = entry.index;
+        self.applied_stamp = entry.stamp;
+        self.snapshots.on_applied(record.bytes().len());
         let Entry { index, term, stamp: hlc } = entry;
         effects.push(Effect::Event(Event::Applied { index, term, hlc }));
     }

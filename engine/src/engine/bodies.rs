@@ -3,7 +3,7 @@
 //!
 //! Owns a small cache of fetched entries, since a batch is often delivered in several receives.
 
-use super::{Effect, Engine, Fetch, FetchId};
+use super::{Effect, Engine, Fetch, FetchId, SnapshotRead};
 use crate::api::{Response, Token};
 use crate::ids::{LogIndex, NodeId};
 use crate::limits;
@@ -27,13 +27,25 @@ pub(super) struct Fetches {
 
 #[derive(Debug)]
 enum Purpose {
-    Apply,
-    Follower(NodeId),
+    Apply(LogIndex),
+    Follower(NodeId, LogIndex),
+    /// A piece of a snapshot: for whom, of which, from where.
+    Snapshot(NodeId, LogIndex, u64),
     /// For answers that wait; the range, so that what was not read is asked for again.
     Bodies(Fetch),
 }
 
 impl Fetches {
+    /// The oldest entry that is being read.
+    pub(super) fn oldest(&self) -> Option<LogIndex> {
+        let first = |purpose: &Purpose| match purpose {
+            Purpose::Apply(first) | Purpose::Follower(_, first) => Some(*first),
+            Purpose::Bodies(fetch) => Some(fetch.first),
+            Purpose::Snapshot(..) => None,
+        };
+        self.under_way.values().filter_map(first).min()
+    }
+
     fn begin<R>(
         &mut self,
         purpose: impl FnOnce(Fetch) -> Purpose,
@@ -129,7 +141,10 @@ fn body_of(record: &Record, body: BodyRef) -> Bytes {
 }
 
 fn with_bodies<R>(mut response: Response<R>, found: Vec<Bytes>) -> Response<R> {
-    if let Response::Applied { bodies, .. } | Response::Answer { bodies, .. } = &mut response {
+    if let Response::Applied { bodies, .. }
+    | Response::Answer { bodies, .. }
+    | Response::Stale { bodies, .. } = &mut response
+    {
         *bodies = found;
     }
     response
@@ -212,14 +227,14 @@ impl<S: StateMachine> Engine<S> {
         let last = LogIndex(first.0 + limits::APPEND_RECORDS_MAX as u64 - 1);
         let end = last.min(self.raft.durable_index()).next();
         let range = (first, end, limits::APPEND_BYTES_TARGET);
-        self.fetches.begin(|_| Purpose::Follower(follower), range, effects);
+        self.fetches.begin(|_| Purpose::Follower(follower, first), range, effects);
     }
 
     pub(super) fn fetch_to_apply(&mut self, first: LogIndex, effects: &mut Vec<Effect<S::Reply>>) {
         if !self.fetches.is_applying {
             self.fetches.is_applying = true;
             let range = (first, self.raft.commit_index().next(), super::APPLY_BYTES_PER_TURN);
-            self.fetches.begin(|_| Purpose::Apply, range, effects);
+            self.fetches.begin(|_| Purpose::Apply(first), range, effects);
         }
     }
 
@@ -232,10 +247,12 @@ impl<S: StateMachine> Engine<S> {
     ) {
         let Some(purpose) = self.fetches.under_way.remove(&id) else { return };
         match purpose {
-            Purpose::Follower(follower) => {
+            // Not what such a read brings.
+            Purpose::Snapshot(..) => {}
+            Purpose::Follower(follower, _) => {
                 self.raft.on_fetched(follower, records, &mut self.outputs);
             }
-            Purpose::Apply => {
+            Purpose::Apply(_) => {
                 self.fetches.is_applying = false;
                 for record in records {
                     // What is next may have come from the cache meanwhile. And the store may have had
@@ -253,6 +270,45 @@ impl<S: StateMachine> Engine<S> {
             Purpose::Bodies(fetch) => self.on_bodies_fetched(fetch, records, effects),
         }
         self.after_raft(now, effects);
+    }
+
+    pub(super) fn read_snapshot(
+        &mut self,
+        follower: NodeId,
+        (index, offset, len): (LogIndex, u64, usize),
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        self.fetches.last_id = FetchId(self.fetches.last_id.0 + 1);
+        let id = self.fetches.last_id;
+        self.fetches.under_way.insert(id, Purpose::Snapshot(follower, index, offset));
+        effects.push(Effect::ReadSnapshot(SnapshotRead { id, index, offset, len }));
+    }
+
+    pub(super) fn on_snapshot_read(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        bytes: Bytes,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let Some(Purpose::Snapshot(follower, index, offset)) = self.fetches.under_way.remove(&id)
+        else {
+            return;
+        };
+        let out = &mut self.outputs;
+        self.raft.on_snapshot_read(follower, index, offset, bytes, now.monotonic, out);
+        self.after_raft(now, effects);
+    }
+
+    /// The log begins anew, and the entries that answers wait for may be gone.
+    pub(super) fn abandon_bodies(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        self.bodies.asked.clear();
+        self.bodies.recent = Recent::default();
+        let leader = self.raft.leader();
+        for Waiting { token, .. } in core::mem::take(&mut self.bodies.waiting).into_values() {
+            effects.push(Effect::Respond { token, response: Response::Unknown { leader } });
+        }
+        self.fetches.under_way.retain(|_, purpose| !matches!(purpose, Purpose::Bodies(_)));
     }
 
     fn on_bodies_fetched(

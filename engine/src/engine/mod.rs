@@ -5,33 +5,40 @@
 //! store under it, which is what drivers use.
 //!
 //! `propose` collects commands into batches, `apply` runs what is committed, `read` serves queries
-//! and watches, `bodies` fetches what answers refer to.
+//! and watches, `bodies` fetches what answers refer to, `snapshots` cuts the log short, `change` changes
+//! the membership and the leader, and `fitness` tells whether this member should lead.
 
 mod apply;
 mod bodies;
+mod change;
 mod config;
+mod fitness;
 mod propose;
 mod read;
+mod snapshots;
 
 pub use crate::raft::RoleName;
 pub use config::{Config, Status};
 
-use crate::api::{Rejection, Request, Response, Token};
+use crate::api::{Bounded, Rejection, Request, Response, Token};
 use crate::hlc::{Clock, Hlc};
 use crate::ids::{GroupId, LogIndex, NodeId, Term};
 use crate::limits::Limits;
 use crate::raft::{Membership, Message, Output, Raft, Settings, Snapshot};
 use crate::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use crate::session::Sessions;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{RestoreError, StateMachine};
 use crate::storage::{IoId, Persist, Recovered};
 use crate::time::{Micros, Now};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bodies::{Bodies, Fetches};
 use bytes::Bytes;
+use change::Changes;
+use fitness::Fitness;
 use propose::Proposals;
 use read::ReadQueue;
+use snapshots::Snapshots;
 
 /// Bytes of entries that are applied in one turn. A member that has a long log to apply, as after a
 /// restart, must not be deaf to heartbeats meanwhile; this many take a millisecond or two.
@@ -209,6 +216,14 @@ pub struct Engine<S: StateMachine> {
     machine: S,
     sessions: Sessions<S::Reply>,
     applied_index: LogIndex,
+    /// The stamp of the last applied entry.
+    applied_stamp: Hlc,
+    snapshots: Snapshots,
+    changes: Changes,
+    fitness: Fitness,
+    /// How long disk or applying may stand still before this member is not fit to lead; also how long
+    /// those who asked for another leader wait for news of one.
+    transfer_patience: Micros,
     /// Bytes of entries that may still be applied in this turn.
     apply_budget_bytes: usize,
     proposals: Proposals,
@@ -229,26 +244,42 @@ pub struct Engine<S: StateMachine> {
 }
 
 impl<S: StateMachine> Engine<S> {
-    /// An engine over what its store recovered. `machine` and sessions start empty and are rebuilt
-    /// from the log.
-    #[must_use]
-    pub fn new(config: Config, machine: S, recovered: &Recovered, now: Now) -> Self {
+    /// An engine over what its store recovered. `machine` must be empty: it gets its state from the
+    /// newest snapshot, if there is one, and from the log.
+    ///
+    /// # Errors
+    /// The snapshot's state cannot be read by this build.
+    pub fn new(
+        config: Config,
+        machine: S,
+        recovered: &Recovered,
+        now: Now,
+    ) -> Result<Self, RestoreError> {
         let settings = Settings {
             node: config.node,
-            membership: config.founding,
+            founding: config.founding,
             election_timeout: config.election_timeout,
             heartbeat_interval: config.heartbeat_interval,
+            priority: config.priority,
+            lease_drift_ppm: config.lease_drift_ppm,
             limits: config.limits.clone(),
             seed: config.seed,
         };
         let raft = Raft::new(settings, recovered, now.monotonic);
-        Self {
+        let meta = recovered.snapshot.as_ref().map(|snapshot| &snapshot.meta);
+        let applied_stamp = meta.map_or(Hlc::ZERO, |meta| meta.stamp);
+        let mut engine = Self {
             told: (raft.role(), Term::ZERO, raft.leader()),
             raft,
-            clock: Clock::recovered(recovered.last_stamp),
+            clock: Clock::recovered(recovered.last_stamp.max(applied_stamp)),
             machine,
             sessions: Sessions::new(&config.limits),
-            applied_index: LogIndex::ZERO,
+            applied_index: meta.map_or(LogIndex::ZERO, |meta| meta.last.index),
+            applied_stamp,
+            snapshots: Snapshots::recovered(recovered.snapshot.as_ref()),
+            changes: Changes::default(),
+            fitness: Fitness::default(),
+            transfer_patience: config.election_timeout + config.election_timeout,
             apply_budget_bytes: APPLY_BYTES_PER_TURN,
             proposals: Proposals::default(),
             reads: ReadQueue::default(),
@@ -260,7 +291,11 @@ impl<S: StateMachine> Engine<S> {
             limits: config.limits,
             failure: None,
             outputs: Vec::new(),
+        };
+        if let Some(snapshot) = &recovered.snapshot {
+            engine.restore(&snapshot.bytes)?;
         }
+        Ok(engine)
     }
 
     /// Takes one input and appends what follows from it to `effects`. Total: nothing that comes from
@@ -280,7 +315,8 @@ impl<S: StateMachine> Engine<S> {
                 self.raft.on_persisted(io, now.monotonic, &mut self.outputs);
                 self.after_raft(now, effects);
             }
-            Input::SnapshotSaved(_) | Input::SnapshotRead { .. } => {}
+            Input::SnapshotSaved(index) => self.on_snapshot_saved(index),
+            Input::SnapshotRead { id, bytes } => self.on_snapshot_read(now, id, bytes, effects),
             Input::Fetched { id, records } => self.on_fetched(now, id, records, effects),
             Input::Turn => self.on_turn(now, effects),
         }
@@ -302,20 +338,29 @@ impl<S: StateMachine> Engine<S> {
             return Some(Micros::ZERO);
         }
         let raft = self.raft.next_deadline();
-        let deadlines = [self.tick_at, self.reads.next_deadline()];
+        let deadlines = [self.tick_at, self.reads.next_deadline(), self.changes.next_deadline()];
         Some(deadlines.into_iter().flatten().fold(raft, Micros::min))
     }
 
     fn on_turn(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
         self.apply_budget_bytes = APPLY_BYTES_PER_TURN;
         self.reads.expire_watches(now.monotonic, effects);
+        self.watch_fitness(now);
         self.append_first_entry(now);
+        self.append_wanted_membership(now);
         self.seal_batch(now);
         self.append_tick(now);
         self.raft.on_turn(now.monotonic, &mut self.outputs);
         self.after_raft(now, effects);
-        self.raft.trim_cache(self.applied_index);
+        self.keep_snapshots(effects);
+        self.raft.trim_cache();
         self.tick_at = self.tick_deadline(now);
+    }
+
+    fn watch_fitness(&mut self, now: Now) {
+        let indices = (self.applied_index, self.raft.commit_index());
+        let handicap = self.fitness.watch(now, indices, self.transfer_patience);
+        self.raft.set_handicap(handicap);
     }
 
     fn on_request(
@@ -325,44 +370,71 @@ impl<S: StateMachine> Engine<S> {
         request: Request,
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
-        let outcome = match self.admit() {
+        let admitted = match &request {
+            Request::QueryHere(_) | Request::QueryStale(_) => self.check_room(&request),
+            Request::Propose(_)
+            | Request::Query(_)
+            | Request::Change(_)
+            | Request::Transfer { .. }
+            | Request::Watch { .. } => self.admit(&request),
+        };
+        let outcome = match admitted {
             Err(rejection) => Err(Response::Rejected(rejection)),
             Ok(()) => match request {
                 Request::Propose(block) => self.propose(now, token, &block),
-                Request::Query(query) => {
-                    self.raft.read(token);
-                    self.reads.queries.insert(token, query);
+                Request::Query(query) | Request::QueryHere(query) => {
+                    self.query(token, query);
                     Ok(())
                 }
-                Request::QueryHere(_)
-                | Request::QueryStale(_)
-                | Request::Change(_)
-                | Request::Transfer { .. } => Err(Response::Rejected(Rejection::Malformed {
-                    reason: "not served yet".into(),
-                })),
+                Request::QueryStale(query) => self.query_stale(token, &query, effects),
+                Request::Change(request) => self.change(now, token, &request, effects),
+                Request::Transfer { to } => self.transfer(now, token, to),
                 Request::Watch { query, until } => self.watch(token, &query, until),
             },
         };
         if let Err(response) = outcome {
             effects.push(Effect::Respond { token, response });
         }
+        // What could be said at once, as that reads fail or another transfer is replaced.
+        if !self.outputs.is_empty() {
+            self.after_raft(now, effects);
+        }
     }
 
-    /// Whether a request may come in at all.
-    fn admit(&self) -> Result<(), Rejection> {
+    /// Whether a request that only a leader serves may come in at all.
+    fn admit(&self, request: &Request) -> Result<(), Rejection> {
         if !self.raft.is_leader() {
             return Err(Rejection::NotLeader { leader: self.raft.leader() });
         }
-        let used = self.waiting_requests() as u64;
-        let max = self.limits.waiting_requests_max as u64;
+        match (request, self.raft.transferring_to()) {
+            // What came in now would have to be sent to the next leader first.
+            (Request::Propose(_) | Request::Change(_), Some(to)) => {
+                Err(Rejection::Transferring { to })
+            }
+            _ => self.check_room(request),
+        }
+    }
+
+    fn check_room(&self, request: &Request) -> Result<(), Rejection> {
+        let (used, max) = (self.waiting_requests(), self.limits.waiting_requests_max);
         if used >= max {
-            return Err(Rejection::Full { what: crate::api::Bounded::WaitingRequests, used, max });
+            let (used, max) = (used as u64, max as u64);
+            return Err(Rejection::Full { what: Bounded::WaitingRequests, used, max });
+        }
+        let (used, max) = (self.reads.waiting_bytes(), self.limits.waiting_bytes_max);
+        let is_read = !matches!(request, Request::Propose(_));
+        if is_read && used >= max {
+            let (used, max) = (used as u64, max as u64);
+            return Err(Rejection::Full { what: Bounded::WaitingBytes, used, max });
         }
         Ok(())
     }
 
     fn waiting_requests(&self) -> usize {
-        self.proposals.waiting() + self.reads.waiting() + self.bodies.waiting()
+        self.proposals.waiting()
+            + self.reads.waiting()
+            + self.bodies.waiting()
+            + self.changes.waiting()
     }
 
     /// Carries on what Raft put out, applies what is committed, and tells of a changed role.
@@ -372,10 +444,16 @@ impl<S: StateMachine> Engine<S> {
             self.on_output(output, effects);
         }
         self.outputs = outputs;
-        self.clock.observe(self.raft.last_stamp(), now);
+        if self.failure.is_some() {
+            return;
+        }
+        self.clock.observe(self.newest_stamp(), now);
+        self.answer_change(effects);
         // Before applying: what this member proposed as a leader may just have been replaced, and
         // must not be answered with somebody else's entry.
-        self.tell_role(effects);
+        self.tell_role(now, effects);
+        self.tell_membership(effects);
+        self.answer_transfers(now, effects);
         self.apply_committed(effects);
     }
 
@@ -390,16 +468,22 @@ impl<S: StateMachine> Engine<S> {
             Output::ReadsFailed { tokens } => {
                 let leader = self.raft.leader();
                 for token in tokens {
-                    self.reads.queries.remove(&token);
+                    self.reads.remove_query(token);
                     let response = Response::Rejected(Rejection::NotLeader { leader });
                     effects.push(Effect::Respond { token, response });
                 }
             }
+            Output::ReadSnapshot { follower, index, offset, len } => {
+                self.read_snapshot(follower, (index, offset, len), effects);
+            }
+            Output::WantSnapshot { at_least } => self.snapshots.want(at_least),
+            Output::Install(snapshot) => self.install(snapshot, effects),
+            Output::TransferEnded(error) => self.end_transfer(error, effects),
             Output::Truncated { from } => effects.push(Effect::Event(Event::Truncated { from })),
         }
     }
 
-    fn tell_role(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+    fn tell_role(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
         let (role, term, leader) = (self.raft.role(), self.raft.term(), self.raft.leader());
         if self.told == (role, term, leader) {
             return;
@@ -407,6 +491,7 @@ impl<S: StateMachine> Engine<S> {
         if self.told.0 == RoleName::Leader && (role != RoleName::Leader || term != self.told.1) {
             self.abandon_proposals(leader, effects);
             self.reads.abandon_watches(leader, effects);
+            self.abandon_changes(now, leader, effects);
         }
         self.told = (role, term, leader);
         effects.push(Effect::Event(Event::Role { role, term, leader }));
@@ -422,7 +507,8 @@ impl<S: StateMachine> Engine<S> {
     /// Moves log time on when something is due and nobody else makes an entry.
     fn append_tick(&mut self, now: Now) {
         let is_due = self.tick_deadline(now).is_some_and(|at| at <= now.monotonic);
-        if is_due && self.raft.last_index() == self.applied_index {
+        let is_handing_over = self.raft.transferring_to().is_some();
+        if is_due && !is_handing_over && self.raft.last_index() == self.applied_index {
             self.append(now, RecordBuilder::default(), EntryKind::Tick);
         }
     }
@@ -459,18 +545,18 @@ impl<S: StateMachine> Engine<S> {
             term: self.raft.term(),
             voted_for: self.raft.voted_for(),
             leader: self.raft.leader(),
-            first_index: LogIndex(1),
+            first_index: self.raft.base().index.next(),
             last_index: self.raft.last_index(),
             durable_index: self.raft.durable_index(),
             commit_index: self.raft.commit_index(),
             applied_index: self.applied_index,
             membership: self.raft.membership().clone(),
-            membership_index: LogIndex::ZERO,
-            is_removed: false,
-            is_fit: true,
-            snapshot_index: LogIndex::ZERO,
+            membership_index: self.raft.membership_index(),
+            is_removed: self.raft.is_removed(),
+            is_fit: self.raft.is_fit(),
+            snapshot_index: self.raft.snapshot().map_or(LogIndex::ZERO, |meta| meta.last.index),
             followers: self.raft.followers(),
-            transfer: None,
+            transfer: self.raft.transferring_to(),
             sessions: self.sessions.len(),
             waiting_requests: self.waiting_requests(),
         }
@@ -514,7 +600,7 @@ impl<S: StateMachine> Engine<S> {
         self.raft.check_invariants();
         self.sessions.check_invariants();
         assert!(self.applied_index <= self.raft.commit_index(), "applied_within_commit");
-        assert!(self.clock.last() >= self.raft.last_stamp(), "clock_at_or_after_log");
+        assert!(self.clock.last() >= self.newest_stamp(), "clock_at_or_after_log");
         self.proposals.check_invariants(self.raft.is_leader(), self.raft.last_index());
     }
 }

@@ -16,7 +16,9 @@ use core::marker::PhantomData;
 #[derive(Debug)]
 pub(super) struct ReadQueue<R> {
     /// Every query that is not answered yet.
-    pub(super) queries: BTreeMap<Token, Bytes>,
+    queries: BTreeMap<Token, Bytes>,
+    /// Their bytes.
+    bytes: usize,
     /// Confirmed ones, with what must be applied before they are answered; indices do not fall.
     pub(super) confirmed: VecDeque<(LogIndex, Token)>,
     /// Watchers of each key, oldest first.
@@ -31,6 +33,7 @@ impl<R> Default for ReadQueue<R> {
     fn default() -> Self {
         Self {
             queries: BTreeMap::new(),
+            bytes: 0,
             confirmed: VecDeque::new(),
             watchers: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -44,6 +47,22 @@ impl<R> Default for ReadQueue<R> {
 impl<R> ReadQueue<R> {
     pub(super) fn waiting(&self) -> usize {
         self.queries.len() + self.watches.len()
+    }
+
+    /// Bytes of queries that wait.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn add_query(&mut self, token: Token, query: Bytes) {
+        self.bytes += query.len();
+        self.queries.insert(token, query);
+    }
+
+    pub(super) fn remove_query(&mut self, token: Token) -> Option<Bytes> {
+        let query = self.queries.remove(&token)?;
+        self.bytes -= query.len();
+        Some(query)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Micros> {
@@ -99,18 +118,53 @@ impl<R> ReadQueue<R> {
 impl<S: StateMachine> Engine<S> {
     /// Answers the queries that are confirmed and whose entries are applied.
     pub(super) fn answer_ready_queries(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        if !self.has_bodies() {
+            return;
+        }
         while let Some((index, token)) = self.reads.confirmed.front().copied() {
             if index > self.applied_index {
                 break;
             }
             self.reads.confirmed.pop_front();
-            let Some(query) = self.reads.queries.remove(&token) else { continue };
+            let Some(query) = self.reads.remove_query(token) else { continue };
             let reply = self.machine.query(&query);
             let mut wanted = Vec::new();
             S::bodies(&reply, &mut wanted);
             let response = Response::Answer { at: self.applied_index, reply, bodies: Vec::new() };
             self.respond_with_bodies(token, response, wanted, effects);
         }
+    }
+
+    /// Whether the log has grown up to the state, so that every body can be had. After a snapshot was
+    /// installed it takes a while.
+    fn has_bodies(&self) -> bool {
+        self.applied_index <= self.raft.last_index()
+    }
+
+    /// A linearizable query, on the leader or on a follower.
+    pub(super) fn query(&mut self, token: Token, query: Bytes) {
+        self.raft.read_here(token, &mut self.outputs);
+        self.reads.add_query(token, query);
+    }
+
+    /// Answers from what is applied here, however old.
+    pub(super) fn query_stale(
+        &mut self,
+        token: Token,
+        query: &[u8],
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) -> Result<(), Response<S::Reply>> {
+        if !self.has_bodies() {
+            let leader = self.raft.leader();
+            return Err(Response::Rejected(Rejection::NotLeader { leader }));
+        }
+        let reply = self.machine.query(query);
+        let mut wanted = Vec::new();
+        S::bodies(&reply, &mut wanted);
+        let (at, log_time) = (self.applied_index, self.applied_stamp);
+        let response = Response::Stale { at, log_time, reply, bodies: Vec::new() };
+        self.respond_with_bodies(token, response, wanted, effects);
+        Ok(())
     }
 
     pub(super) fn watch(

@@ -337,13 +337,8 @@ impl Raft {
         match message.body {
             // A candidate that failed may be in a higher term than a leader that works; its answer
             // is how the leader learns of the term, steps down and is elected anew.
-            Body::Append { .. } | Body::Snapshot { .. } => {
-                let (previous_index, hint) = (LogIndex::ZERO, LogPosition::default());
-                let outcome = AppendOutcome::Rejected { previous_index, hint };
-                let (round, standing) = (0, self.standing());
-                let body = Body::AppendResponse { round, standing, outcome };
-                self.send_after_hard_state(from, body, out);
-            }
+            Body::Append { previous, .. } => self.refuse_append(from, previous.index, out),
+            Body::Snapshot { .. } => self.refuse_append(from, LogIndex::ZERO, out),
             Body::PreVoteRequest { .. } => {
                 self.send_after_hard_state(from, Body::PreVoteResponse { granted: false }, out);
             }
@@ -360,6 +355,12 @@ impl Raft {
             | Body::Removed { .. } => {}
         }
         false
+    }
+
+    fn refuse_append(&mut self, to: NodeId, previous_index: LogIndex, out: &mut Vec<Output>) {
+        let outcome = AppendOutcome::Rejected { previous_index, hint: LogPosition::default() };
+        let (round, standing) = (0, self.standing());
+        self.send_after_hard_state(to, Body::AppendResponse { round, standing, outcome }, out);
     }
 
     /// The driver's loop turned: looks at the deadlines, sends what can be sent, and lets one

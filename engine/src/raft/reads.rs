@@ -69,7 +69,8 @@ impl Raft {
         let Role::Leader(role) = &mut self.role else { return false };
         let reads = &mut role.reads;
         let is_wanted = !reads.waiting.is_empty() && reads.under_way.is_empty() && is_current;
-        if !is_wanted && !(has_leases && is_heartbeat_due) {
+        let renews_lease = has_leases && is_heartbeat_due;
+        if !is_wanted && !renews_lease {
             return false;
         }
         reads.round += 1;
