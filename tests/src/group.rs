@@ -51,6 +51,8 @@ pub struct Group {
     pub network: Vec<Packet>,
     /// The time, one for all.
     pub now: Micros,
+    /// How many entries a leader gets at once when it reads some back for a follower.
+    pub read_back_records: usize,
     /// Whether deadlines that have passed wait for [`Group::time_out`].
     has_manual_timers: bool,
     proposals: u64,
@@ -103,6 +105,7 @@ impl Group {
             members: images.into_iter().zip(1..).map(member).collect(),
             network: Vec::new(),
             now,
+            read_back_records: 3,
             has_manual_timers: false,
             proposals: proposals.unwrap_or(0),
             restarts: 0,
@@ -182,7 +185,8 @@ impl Group {
                 member.unsynced.push(persist);
             }
             Output::Fetch { follower, first } => {
-                let records = self.member(node).shadow[first.0 as usize - 1..].iter().take(3);
+                let count = self.read_back_records;
+                let records = self.member(node).shadow[first.0 as usize - 1..].iter().take(count);
                 let records = records.cloned().collect();
                 let mut out = Vec::new();
                 self.member(node).raft.on_fetched(follower, records, &mut out);

@@ -102,6 +102,64 @@ fn the_page_on_testing_names_every_suite() {
     }
 }
 
+/// The sections of the page on testing that list what is claimed where.
+fn conformance_tables() -> String {
+    let page = read(&root().join("docs/testing.md"));
+    let (_, section) = page.split_once("\n## Conformance\n").expect("testing.md has the tables");
+    let section = section.split("\n## ").next().expect("a section");
+    section.lines().filter(|line| line.starts_with("| ")).map(|line| format!("{line}\n")).collect()
+}
+
+/// The source that a table means by `suite`.
+fn suite_file(suite: &str) -> PathBuf {
+    let tests = root().join("tests/tests");
+    let places = [
+        tests.join(format!("conformance/{suite}.rs")),
+        tests.join(format!("{suite}.rs")),
+        tests.join(format!("{suite}/main.rs")),
+        root().join(format!("engine/src/raft/{suite}.rs")),
+    ];
+    let found = places.into_iter().find(|place| place.exists());
+    found.unwrap_or_else(|| panic!("docs/testing.md names a suite {suite} that is not there"))
+}
+
+#[test]
+fn every_test_in_the_conformance_tables_exists() {
+    let tables = conformance_tables();
+    let mut count = 0;
+    for name in tables.split('`').skip(1).step_by(2) {
+        if let Some((suite, test)) = name.split_once("::") {
+            let text = read(&suite_file(suite));
+            assert!(text.contains(&format!("fn {test}(")), "docs/testing.md names {name}");
+        } else {
+            assert!(root().join("tests/tests").join(name).exists(), "docs/testing.md names {name}");
+        }
+        count += 1;
+    }
+    assert!(count > 90, "{count} names");
+}
+
+#[test]
+fn every_conformance_test_and_script_is_in_the_tables() {
+    let tables = conformance_tables();
+    let mut files = Vec::new();
+    rust_files(&root().join("tests/tests/conformance"), &mut files);
+    for file in files {
+        let suite = file.file_stem().expect("a name").to_string_lossy().into_owned();
+        let text = read(&file);
+        for test in text.split("#[test]").skip(1) {
+            let name = test.split("fn ").nth(1).and_then(|rest| rest.split('(').next());
+            let listed = format!("`{suite}::{}`", name.expect("a function follows"));
+            assert!(tables.contains(&listed), "docs/testing.md does not list {listed}");
+        }
+    }
+    for entry in std::fs::read_dir(root().join("tests/tests/scripts")).expect("the scripts") {
+        let name = entry.expect("readable").file_name().to_string_lossy().into_owned();
+        let listed = format!("`scripts/{name}`");
+        assert!(!name.ends_with(".txt") || tables.contains(&listed), "{listed} is not listed");
+    }
+}
+
 #[test]
 fn no_page_of_the_docs_links_to_a_file_that_is_not_there() {
     let mut pages: Vec<PathBuf> = vec![root().join("README.md")];

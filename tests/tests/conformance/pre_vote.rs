@@ -93,6 +93,21 @@ fn a_promise_needs_a_later_term_and_a_log_as_good() {
     }
 }
 
+/// Thesis §9.6: a majority of refusals ends the attempt; the member waits for a leader again.
+#[test]
+fn a_majority_of_refusals_ends_the_attempt() {
+    let mut solo = Solo::in_role(RoleName::PreCandidate, 5, 3, &[1]);
+    for (voter, role) in
+        [(2, RoleName::PreCandidate), (3, RoleName::PreCandidate), (4, RoleName::Follower)]
+    {
+        solo.hear(voter, pre_vote_response(3, false));
+        assert_eq!(solo.standing(), (role, 3, None));
+    }
+    // Promises that come now are of an attempt that is over.
+    solo.hear(5, pre_vote_response(4, true));
+    assert_eq!(solo.raft.role(), RoleName::Follower);
+}
+
 /// Thesis §9.6: promises are not votes: a member may promise several, and promises nothing away.
 #[test]
 fn a_promise_binds_to_nothing() {
