@@ -157,6 +157,23 @@ fn a_member_votes_for_one_candidate_a_term() {
     }
 }
 
+/// §5.2: a follower that grants a vote waits a whole election timeout for the winner before it campaigns
+/// itself; one that refuses does not wait for the loser.
+#[test]
+fn granting_a_vote_puts_the_own_election_off_and_refusing_does_not() {
+    for (last, is_granted) in [(position(1, 1), true), (position(0, 0), false)] {
+        let mut solo = Solo::with_log(3, 1, &[1]);
+        // The term is known already, so that nothing but the vote moves the deadline.
+        solo.hear(2, vote_response(2, false));
+        solo.wait(TIMEOUT_MS - 1);
+        let before = solo.raft.next_deadline();
+        assert_eq!(solo.ask(3, vote_request(2, last)), [(3, vote_response(2, is_granted))]);
+        let after = solo.raft.next_deadline();
+        let is_whole = after.since(solo.now) >= Micros::from_millis(TIMEOUT_MS);
+        assert_eq!((is_whole, after == before), (is_granted, !is_granted));
+    }
+}
+
 /// §5.2: "if the leader's term is at least as large as the candidate's current term, then the
 /// candidate recognizes the leader as legitimate and returns to follower state".
 #[test]

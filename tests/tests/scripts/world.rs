@@ -279,10 +279,8 @@ fn describe(packet: &Packet) -> String {
         Body::AppendResponse { outcome: AppendOutcome::Matched { match_index }, .. } => {
             format!("matched to {match_index}")
         }
-        Body::AppendResponse {
-            outcome: AppendOutcome::Rejected { previous_index, hint }, ..
-        } => {
-            format!("lacks {previous_index}, may agree to {}", place(*hint))
+        Body::AppendResponse { outcome: AppendOutcome::Rejected { hint, .. }, .. } => {
+            format!("refused, may agree to {}", place(*hint))
         }
         other => format!("{other:?}"),
     };
