@@ -211,7 +211,8 @@ impl Raft {
     #[must_use]
     pub fn new(settings: Settings, recovered: &Recovered, now: Micros) -> Self {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(settings.seed);
-        let commit = recovered.hard_state.commit.max(recovered.base.index);
+        let in_snapshot = recovered.snapshot.as_ref().map_or(LogIndex::ZERO, |s| s.meta.last.index);
+        let in_log = recovered.hard_state.commit.min(recovered.last_index);
         let mut raft = Self {
             read_id: rng.random(),
             rng,
@@ -219,7 +220,8 @@ impl Raft {
             voted_for: recovered.hard_state.voted_for,
             hard_state_io: IoId::default(),
             log: Log::new(settings.founding.clone(), recovered),
-            commit_index: commit.min(recovered.last_index),
+            // A snapshot is of committed entries, also while the log has yet to grow up to it.
+            commit_index: in_log.max(in_snapshot),
             snapshot: recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),
             incoming: None,
             damaged_to: None,
