@@ -147,8 +147,10 @@ impl<S: StateMachine> Engine<S> {
         let (len, rest) = bytes.split_first_chunk::<LENGTH_BYTES>().ok_or(damaged)?;
         let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
         let (sessions, machine) = rest.split_at_checked(len).ok_or(damaged)?;
+        // First, since it tells a newer version from damage, and the replies have the same version.
+        self.machine.restore(machine)?;
         self.sessions = Sessions::restore(&self.limits, sessions, S::read_reply)?;
-        self.machine.restore(machine)
+        Ok(())
     }
 
     /// The stamp of the newest entry that is known here, in the log or in a snapshot.
