@@ -87,9 +87,9 @@ fn record(index: u64, messages: usize) -> Record {
 fn flush(store: &mut Store, disk: &mut MemoryDisk, io: u64, records: Vec<Record>) {
     let hard_state = HardState { term: Term(1), voted_for: Some(NODE), commit: LogIndex(io) };
     store.persist(Persist { io: IoId(io), hard_state, reset: None, records });
-    let job = store.next_flush(JobId(io)).expect("something is queued");
+    let job = store.next_write(JobId(io)).expect("something is queued");
     job.perform(disk).result.expect("memory does not fail");
-    store.flush_done();
+    store.write_done();
 }
 
 /// A log of a million messages, `batch` to an entry and an entry to a flush: the most headers there

@@ -13,20 +13,22 @@
 //! ```
 //!
 //! Never has more than one write job under way: what is to become durable meanwhile shares the next
-//! one (group commit). Next: `engine` and `storage` for the two halves.
+//! one (group commit). A read whose file was purged meanwhile brings nothing, which is no failure.
+//! Next: `engine` and `storage` for the two halves.
 
 use crate::api::{Request, Response, Token};
-use crate::engine::{self, Config, Engine, Fetch, FetchId, Status};
+use crate::engine::{self, Config, Engine, Fetch, FetchId, SnapshotRead, Status};
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::raft::{Message, Raft};
 use crate::record::Record;
 use crate::state_machine::{RestoreError, StateMachine};
-use crate::storage::disk::{Disk, Job, JobDone, JobId};
+use crate::storage::disk::{Disk, DiskError, FileName, Job, JobDone, JobId};
 use crate::storage::{ReadPlan, StorageError, Store};
 use crate::time::{Micros, Now};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use bytes::Bytes;
 
 pub use crate::engine::Event;
 
@@ -94,6 +96,13 @@ pub enum OpenError {
     Restore(#[from] RestoreError),
 }
 
+/// A read job under way.
+#[derive(Debug)]
+enum Read {
+    Entries(FetchId, ReadPlan),
+    Snapshot(FetchId, FileName),
+}
+
 /// An engine and its store.
 #[derive(Debug)]
 pub struct Replica<S: StateMachine> {
@@ -101,7 +110,9 @@ pub struct Replica<S: StateMachine> {
     store: Store,
     last_job: JobId,
     write: Option<JobId>,
-    reads: BTreeMap<JobId, (FetchId, ReadPlan)>,
+    reads: BTreeMap<JobId, Read>,
+    /// Answers of the store that need no disk, for the engine.
+    answers: VecDeque<engine::Input>,
     torn_bytes: u64,
     /// Reused from step to step.
     scratch: Vec<engine::Effect<S::Reply>>,
@@ -127,6 +138,7 @@ impl<S: StateMachine> Replica<S> {
             last_job: JobId(0),
             write: None,
             reads: BTreeMap::new(),
+            answers: VecDeque::new(),
             torn_bytes: recovered.torn_bytes,
             scratch: Vec::new(),
         })
@@ -155,12 +167,14 @@ impl<S: StateMachine> Replica<S> {
 
     fn step_engine(&mut self, now: Now, input: engine::Input, effects: &mut Vec<Effect<S::Reply>>) {
         let mut scratch = core::mem::take(&mut self.scratch);
-        self.engine.step(now, input, &mut scratch);
-        self.perform(&mut scratch, effects);
-        self.scratch = scratch;
-        if self.engine.failure().is_none() {
-            self.begin_flush(effects);
+        let mut next = Some(input);
+        while let Some(input) = next {
+            self.engine.step(now, input, &mut scratch);
+            self.perform(&mut scratch, effects);
+            next = self.answers.pop_front();
         }
+        self.scratch = scratch;
+        self.begin_write(effects);
     }
 
     fn perform(
@@ -171,9 +185,9 @@ impl<S: StateMachine> Replica<S> {
         for effect in scratch.drain(..) {
             match effect {
                 engine::Effect::Persist(persist) => self.store.persist(persist),
-                engine::Effect::SaveSnapshot(_)
-                | engine::Effect::ReadSnapshot(_)
-                | engine::Effect::Purge { .. } => {}
+                engine::Effect::SaveSnapshot(snapshot) => self.store.save_snapshot(snapshot),
+                engine::Effect::ReadSnapshot(read) => self.begin_snapshot_read(read, effects),
+                engine::Effect::Purge { first } => self.store.purge(first),
                 engine::Effect::Fetch(fetch) => self.begin_read(fetch, effects),
                 engine::Effect::Send { to, message } => effects.push(Effect::Send { to, message }),
                 engine::Effect::Respond { token, response } => {
@@ -189,12 +203,12 @@ impl<S: StateMachine> Replica<S> {
         self.last_job
     }
 
-    fn begin_flush(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
-        if self.write.is_some() {
+    fn begin_write(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        if self.write.is_some() || self.engine.failure().is_some() {
             return;
         }
         let id = self.next_job();
-        if let Some(job) = self.store.next_flush(id) {
+        if let Some(job) = self.store.next_write(id) {
             self.write = Some(id);
             effects.push(Effect::Disk(job));
         }
@@ -204,8 +218,12 @@ impl<S: StateMachine> Replica<S> {
         let id = self.next_job();
         match self.store.plan_read(fetch.first, fetch.end, fetch.bytes_max, id) {
             Some((job, plan)) => {
-                self.reads.insert(id, (fetch.id, plan));
+                self.reads.insert(id, Read::Entries(fetch.id, plan));
                 effects.push(Effect::Disk(job));
+            }
+            None if fetch.first < self.store.first_index() => {
+                let records = Vec::new();
+                self.answers.push_back(engine::Input::Fetched { id: fetch.id, records });
             }
             None => {
                 let reason = alloc::format!(
@@ -218,20 +236,74 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    fn on_disk(&mut self, now: Now, done: JobDone, effects: &mut Vec<Effect<S::Reply>>) {
-        let read = match done.result {
-            Ok(read) => read,
-            Err(error) => return self.fail(error.to_string(), effects),
-        };
-        if self.write == Some(done.id) {
-            self.write = None;
-            let io = self.store.flush_done();
-            return self.step_engine(now, engine::Input::Persisted(io), effects);
+    fn begin_snapshot_read(&mut self, read: SnapshotRead, effects: &mut Vec<Effect<S::Reply>>) {
+        let id = self.next_job();
+        match self.store.plan_snapshot_read(read.index, read.offset, read.len, id) {
+            Some(job) => {
+                self.reads.insert(id, Read::Snapshot(read.id, FileName::Snapshot(read.index)));
+                effects.push(Effect::Disk(job));
+            }
+            None => {
+                let bytes = Bytes::new();
+                self.answers.push_back(engine::Input::SnapshotRead { id: read.id, bytes });
+            }
         }
-        let Some((id, plan)) = self.reads.remove(&done.id) else { return };
-        match plan.decode(self.engine.checksum_seed(), &read) {
-            Ok(records) => self.step_engine(now, engine::Input::Fetched { id, records }, effects),
-            Err(error) => self.fail(error.to_string(), effects),
+    }
+
+    fn on_disk(&mut self, now: Now, done: JobDone, effects: &mut Vec<Effect<S::Reply>>) {
+        if self.write == Some(done.id) {
+            return match done.result {
+                Ok(_) => self.on_written(now, effects),
+                Err(error) => self.fail(error.to_string(), effects),
+            };
+        }
+        let Some(read) = self.reads.remove(&done.id) else { return };
+        match self.read_result(read, done.result) {
+            Ok(input) => self.step_engine(now, input, effects),
+            Err(reason) => self.fail(reason, effects),
+        }
+    }
+
+    fn on_written(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
+        self.write = None;
+        let written = self.store.write_done();
+        if let Some(io) = written.io {
+            self.step_engine(now, engine::Input::Persisted(io), effects);
+        }
+        if let Some(index) = written.snapshot {
+            self.step_engine(now, engine::Input::SnapshotSaved(index), effects);
+        }
+        self.begin_write(effects);
+    }
+
+    /// What a read brought, for the engine.
+    fn read_result(
+        &self,
+        read: Read,
+        result: Result<Vec<Bytes>, DiskError>,
+    ) -> Result<engine::Input, String> {
+        match read {
+            Read::Entries(id, plan) => match result {
+                Ok(read) => {
+                    let records = plan.decode(self.engine.checksum_seed(), &read);
+                    let records = records.map_err(|error| error.to_string())?;
+                    Ok(engine::Input::Fetched { id, records })
+                }
+                Err(_) if !self.store.keeps(plan.file()) => {
+                    Ok(engine::Input::Fetched { id, records: Vec::new() })
+                }
+                Err(error) => Err(error.to_string()),
+            },
+            Read::Snapshot(id, file) => match result {
+                Ok(mut read) => {
+                    let bytes = read.pop().unwrap_or_default();
+                    Ok(engine::Input::SnapshotRead { id, bytes })
+                }
+                Err(_) if !self.store.keeps(file) => {
+                    Ok(engine::Input::SnapshotRead { id, bytes: Bytes::new() })
+                }
+                Err(error) => Err(error.to_string()),
+            },
         }
     }
 

@@ -163,7 +163,7 @@ impl Log {
 
     fn next_flush(&mut self) -> Option<Job> {
         self.jobs += 1;
-        self.store.next_flush(JobId(self.jobs))
+        self.store.next_write(JobId(self.jobs))
     }
 
     /// Flushes whatever waits; one flush may not take all of it.
@@ -186,7 +186,7 @@ impl Log {
     }
 
     fn note_flush(&mut self) {
-        let io = self.store.flush_done();
+        let io = self.store.write_done().io.expect("it was a flush");
         self.store.check_invariants();
         let flushed = self.waiting.iter().position(|(waiting, _)| *waiting == io);
         let flushed = flushed.expect("a flush ends with a persist that was waiting");

@@ -3,6 +3,7 @@
 //! The real one is files and `fdatasync`; the simulated one lies in every way a disk can. Nothing
 //! else in the system touches a disk. Next: `storage` for who issues these.
 
+use crate::ids::LogIndex;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -17,6 +18,10 @@ pub enum FileName {
     IdentityTemporary,
     /// `NNNNNNNNNNNNNNNN.seg` in hexadecimal: a segment of the log, numbered from 1.
     Segment(u64),
+    /// `NNNNNNNNNNNNNNNN.snap` in hexadecimal: a snapshot, named after the last entry in it.
+    Snapshot(LogIndex),
+    /// `snapshot.tmp`: a snapshot before it is renamed into place.
+    SnapshotTemporary,
 }
 
 impl fmt::Display for FileName {
@@ -25,6 +30,8 @@ impl fmt::Display for FileName {
             Self::Identity => f.write_str("identity"),
             Self::IdentityTemporary => f.write_str("identity.tmp"),
             Self::Segment(number) => write!(f, "{number:016x}.seg"),
+            Self::Snapshot(last) => write!(f, "{:016x}.snap", last.0),
+            Self::SnapshotTemporary => f.write_str("snapshot.tmp"),
         }
     }
 }
@@ -36,10 +43,15 @@ impl FileName {
         match name {
             "identity" => Some(Self::Identity),
             "identity.tmp" => Some(Self::IdentityTemporary),
+            "snapshot.tmp" => Some(Self::SnapshotTemporary),
             _ => {
-                let digits = name.strip_suffix(".seg")?;
+                let (digits, ending) = name.split_once('.')?;
                 let number = u64::from_str_radix(digits, 16).ok()?;
-                let file = Self::Segment(number);
+                let file = match ending {
+                    "seg" => Self::Segment(number),
+                    "snap" => Self::Snapshot(LogIndex(number)),
+                    _ => return None,
+                };
                 (alloc::format!("{file}") == name).then_some(file)
             }
         }
@@ -172,5 +184,27 @@ impl Job {
             }
         }
         JobDone { id: self.id, result: Ok(reads) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_back_and_no_other_way_of_writing_it_is() {
+        let files = [
+            FileName::Identity,
+            FileName::IdentityTemporary,
+            FileName::Segment(0x12_3456),
+            FileName::Snapshot(LogIndex(u64::MAX)),
+            FileName::SnapshotTemporary,
+        ];
+        for file in files {
+            assert_eq!(FileName::parse(&alloc::format!("{file}")), Some(file));
+        }
+        for other in ["lock", "1.seg", "0000000000000001.SNAP", "+000000000000001.snap", ".seg"] {
+            assert_eq!(FileName::parse(other), None, "{other}");
+        }
     }
 }

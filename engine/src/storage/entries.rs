@@ -48,8 +48,14 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    pub(super) fn new() -> Self {
-        Self { first: LogIndex(1), slots: VecDeque::new() }
+    /// None, in a log that begins at `first`.
+    pub(super) fn beginning_at(first: LogIndex) -> Self {
+        Self { first, slots: VecDeque::new() }
+    }
+
+    /// The first index that can be there.
+    pub(super) fn first(&self) -> LogIndex {
+        self.first
     }
 
     /// The index after the last.
@@ -66,6 +72,14 @@ impl Entries {
     pub(super) fn truncate(&mut self, index: LogIndex) {
         let kept = index.0.saturating_sub(self.first.0);
         self.slots.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+    }
+
+    /// Forgets the entries before `first`, which is at most one more than the last.
+    pub(super) fn forget_before(&mut self, first: LogIndex) {
+        assert!(first <= self.end());
+        let gone = first.0.saturating_sub(self.first.0);
+        self.slots.drain(..usize::try_from(gone).expect("no more than there are"));
+        self.first = self.first.max(first);
     }
 
     /// Puts an entry at `index`, which is there or is the next: what was there from it on is gone.

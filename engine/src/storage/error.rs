@@ -91,6 +91,34 @@ pub enum Damage {
     },
 }
 
+/// What is wrong with a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SnapshotDamage {
+    /// Its header is broken.
+    #[error("its header is broken")]
+    Header,
+    /// It is whole, but has the name of another.
+    #[error("it holds the entries up to {found}: somebody renamed it")]
+    Name {
+        /// The last entry in it.
+        found: LogIndex,
+    },
+    /// Its description is broken.
+    #[error("its description is broken")]
+    Description,
+    /// It is longer or shorter than it was.
+    #[error("its state has {found} bytes instead of {expected}")]
+    Length {
+        /// As the description says.
+        expected: u64,
+        /// What there is.
+        found: u64,
+    },
+    /// The state's checksum is wrong.
+    #[error("the checksum of its state is wrong")]
+    State,
+}
+
 /// Why a data directory cannot be made, opened or read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StorageError {
@@ -148,6 +176,41 @@ pub enum StorageError {
     MissingSegment {
         /// The file that should be there.
         file: FileName,
+    },
+    /// A membership entry that this build cannot read. To go on without it would be to count the
+    /// wrong votes.
+    #[error(
+        "entry {index} in {file} is a membership that this build cannot read; start the build that \
+         wrote it, or a newer one"
+    )]
+    UnknownMembership {
+        /// The entry.
+        index: LogIndex,
+        /// The file.
+        file: FileName,
+    },
+    /// The snapshot that stands for the log's beginning is damaged, and no other will do.
+    #[error(
+        "{file} is damaged: {damage}; the log begins after entry {base}, and no other snapshot \
+         stands for what was before; put the file back from a copy, or let the node join anew under \
+         another node id"
+    )]
+    SnapshotDamaged {
+        /// The file.
+        file: FileName,
+        /// What is wrong.
+        damage: SnapshotDamage,
+        /// The last entry that is missing from the log.
+        base: LogIndex,
+    },
+    /// No snapshot stands for the log's beginning.
+    #[error(
+        "the log begins after entry {base}, and no snapshot stands for what was before; put the \
+         newest .snap file back, or let the node join anew under another node id"
+    )]
+    MissingSnapshot {
+        /// The last entry that is missing from the log.
+        base: LogIndex,
     },
     /// Bytes that were once durable are damaged: no torn tail, so nothing is cut.
     #[error(

@@ -1,4 +1,4 @@
-//! The bytes of a data directory: the headers of segments and flushes, and the identity file.
+//! The bytes of a data directory: the headers of segments and flushes, snapshots, and the identity.
 //!
 //! Owns the layouts and their checks, as pure functions over bytes. Never reads a file, and never
 //! decides what a failed check means: that is `scan`'s. Next: `scan`.
@@ -23,6 +23,19 @@
 //! sequence` that of its first flush: segments chain, so none can go missing unnoticed. The checksum
 //! is plain XXH3-64, so that a foreign segment is told from a damaged one.
 //!
+//! A segment that begins the log anew has "PHR" in the place of "PHS", and a longer header. Whatever
+//! came before counts no more once its first flush is whole: the snapshot up to entry `snapshot`
+//! stands for it. `base term` is that of the entry before `first index`, and the second checksum is
+//! seeded with the first:
+//!
+//! ```text
+//!  64       72         80          88
+//!  +--------+----------+-----------+
+//!  |checksum| snapshot | base term |
+//!  |  u64   |   u64    |    u64    |
+//!  +--------+----------+-----------+
+//! ```
+//!
 //! A flush is what one fdatasync made durable: the hard state, and the records of all the persists
 //! that it coalesces, exactly as the leader encoded them, zero padded to a multiple of 8:
 //!
@@ -40,6 +53,19 @@
 //! a message, never passes. `record digest` chains the records' checksums, so that a whole flush is
 //! exactly what was once written and no mixture.
 //!
+//! A snapshot is in a file of its own, which is named after the last entry in it. `last entry` is the
+//! same number, and the owner stands in the header too: no foreign and no renamed file passes. The
+//! description holds length and checksum of the state, and has its own in the header:
+//!
+//! ```text
+//!  snapshot
+//!  0        8     11  12      16        32      40      48          52     56          64
+//!  +--------+-----+---+-------+---------+-------+-------+-----------+------+-----------+--------------+-----+
+//!  |checksum|"PHN"|ver| group | cluster | node  | last  |description| zero |description|bincode of    |state|
+//!  |  u64   |     |u8 |  u32  | 16 bytes|  u64  | entry | bytes u32 | u32  | checksum  |`SnapshotMeta`|     |
+//!  +--------+-----+---+-------+---------+-------+-------+-----------+------+-----------+--------------+-----+
+//! ```
+//!
 //! ```text
 //!  identity
 //!  0        8     11  12
@@ -51,32 +77,43 @@
 //! Little-endian throughout. Versions to come keep the first twelve bytes of each, so that an old
 //! build can say "upgrade" where it would otherwise see damage.
 
+use super::error::SnapshotDamage;
 use super::{HardState, Identity};
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
+use crate::raft::{Snapshot, SnapshotMeta};
 use crate::record::{ChecksumSeed, Record};
 use crate::wire;
+use alloc::vec;
 use alloc::vec::Vec;
+use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Bytes of a segment's header.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
+/// Bytes of the header of a segment that begins the log anew.
+pub const RESET_HEADER_BYTES: usize = SEGMENT_HEADER_BYTES + 24;
+/// Bytes of a snapshot's header, without the description.
+pub const SNAPSHOT_HEADER_BYTES: usize = 64;
 /// Bytes of a flush's header.
 pub const FLUSH_HEADER_BYTES: usize = 64;
 /// Flushes begin at multiples of this, bytes.
 pub const FLUSH_ALIGNMENT: usize = 8;
-/// The version of the layouts of segments and flushes.
+/// The version of the layouts of segments, flushes and snapshots.
 pub const FORMAT_VERSION: u8 = 1;
 /// The version of the identity's layout; 2 has the node's own address.
 pub const IDENTITY_VERSION: u8 = 2;
 
 const SEGMENT_MAGIC: [u8; 3] = *b"PHS";
+const RESET_MAGIC: [u8; 3] = *b"PHR";
 const FLUSH_MAGIC: [u8; 3] = *b"PHF";
+const SNAPSHOT_MAGIC: [u8; 3] = *b"PHN";
 const IDENTITY_MAGIC: [u8; 3] = *b"PHI";
 /// Checksum, magic and version: what every version has.
 const PREFIX_BYTES: usize = 12;
 
 const _: () = {
     assert!(SEGMENT_HEADER_BYTES.is_multiple_of(FLUSH_ALIGNMENT));
+    assert!(RESET_HEADER_BYTES.is_multiple_of(FLUSH_ALIGNMENT));
     assert!(FLUSH_HEADER_BYTES.is_multiple_of(FLUSH_ALIGNMENT));
 };
 
@@ -126,6 +163,15 @@ pub enum HeaderError {
     Version(u8),
 }
 
+/// Says that the log begins anew with a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResetMark {
+    /// The last entry in the snapshot that stands for everything before.
+    pub snapshot: LogIndex,
+    /// The term of the entry before the log's first.
+    pub base_term: Term,
+}
+
 /// The header of a segment; see the module's diagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
@@ -137,18 +183,20 @@ pub struct SegmentHeader {
     pub node: NodeId,
     /// Its number, as in the file's name.
     pub segment: u64,
-    /// The log's last index when it was begun, plus one.
+    /// The log's last index when it was begun, plus one; the log's first if it begins anew.
     pub first_index: LogIndex,
     /// The sequence of its first flush.
     pub first_sequence: u64,
+    /// Whether the log begins anew here.
+    pub reset: Option<ResetMark>,
 }
 
 impl SegmentHeader {
     /// The header's bytes.
     #[must_use]
-    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        bytes[8..11].copy_from_slice(&SEGMENT_MAGIC);
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+        bytes[8..11].copy_from_slice(self.reset.map_or(&SEGMENT_MAGIC, |_| &RESET_MAGIC));
         bytes[11] = FORMAT_VERSION;
         bytes[12..16].copy_from_slice(&self.group.0.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.cluster.0);
@@ -156,6 +204,87 @@ impl SegmentHeader {
         bytes[40..48].copy_from_slice(&self.segment.to_le_bytes());
         bytes[48..56].copy_from_slice(&self.first_index.0.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.first_sequence.to_le_bytes());
+        let checksum = xxh3_64(&bytes[8..]);
+        bytes[..8].copy_from_slice(&checksum.to_le_bytes());
+        if let Some(mark) = self.reset {
+            bytes.resize(RESET_HEADER_BYTES, 0);
+            bytes[72..80].copy_from_slice(&mark.snapshot.0.to_le_bytes());
+            bytes[80..88].copy_from_slice(&mark.base_term.0.to_le_bytes());
+            let checksum = xxh3_64_with_seed(&bytes[72..88], checksum);
+            bytes[64..72].copy_from_slice(&checksum.to_le_bytes());
+        }
+        assert_eq!(bytes.len(), self.header_bytes());
+        bytes
+    }
+
+    /// Bytes of the header.
+    #[must_use]
+    pub fn header_bytes(&self) -> usize {
+        self.reset.map_or(SEGMENT_HEADER_BYTES, |_| RESET_HEADER_BYTES)
+    }
+
+    /// The header at the start of `bytes`.
+    ///
+    /// # Errors
+    /// Says whether it is broken or too new.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let head = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(HeaderError::Broken)?;
+        let is_reset = head[8..11] == RESET_MAGIC;
+        let has_magic = is_reset || head[8..11] == SEGMENT_MAGIC;
+        if !has_magic || u64_at(head, 0) != xxh3_64(&head[8..]) {
+            return Err(HeaderError::Broken);
+        }
+        if head[11] != FORMAT_VERSION {
+            return Err(HeaderError::Version(head[11]));
+        }
+        Ok(Self {
+            cluster: ClusterId(head[16..32].try_into().expect("sixteen bytes")),
+            group: GroupId(u32_at(head, 12)),
+            node: NodeId(u64_at(head, 32)),
+            segment: u64_at(head, 40),
+            first_index: LogIndex(u64_at(head, 48)),
+            first_sequence: u64_at(head, 56),
+            reset: if is_reset { Some(decode_reset_mark(bytes)?) } else { None },
+        })
+    }
+}
+
+fn decode_reset_mark(bytes: &[u8]) -> Result<ResetMark, HeaderError> {
+    let bytes = bytes.get(..RESET_HEADER_BYTES).ok_or(HeaderError::Broken)?;
+    if u64_at(bytes, 64) != xxh3_64_with_seed(&bytes[72..88], u64_at(bytes, 0)) {
+        return Err(HeaderError::Broken);
+    }
+    Ok(ResetMark { snapshot: LogIndex(u64_at(bytes, 72)), base_term: Term(u64_at(bytes, 80)) })
+}
+
+/// The header of a snapshot; see the module's diagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotHeader {
+    /// The cluster whose it is.
+    pub cluster: ClusterId,
+    /// The group whose it is.
+    pub group: GroupId,
+    /// The node whose it is.
+    pub node: NodeId,
+    /// The last entry in it, as in the file's name.
+    pub last_index: LogIndex,
+    /// Bytes of the description.
+    pub description_bytes: u32,
+    /// XXH3-64 of the description.
+    pub description_checksum: u64,
+}
+
+impl SnapshotHeader {
+    fn encode(&self) -> [u8; SNAPSHOT_HEADER_BYTES] {
+        let mut bytes = [0; SNAPSHOT_HEADER_BYTES];
+        bytes[8..11].copy_from_slice(&SNAPSHOT_MAGIC);
+        bytes[11] = FORMAT_VERSION;
+        bytes[12..16].copy_from_slice(&self.group.0.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.cluster.0);
+        bytes[32..40].copy_from_slice(&self.node.0.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.last_index.0.to_le_bytes());
+        bytes[48..52].copy_from_slice(&self.description_bytes.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.description_checksum.to_le_bytes());
         let checksum = xxh3_64(&bytes[8..]);
         bytes[..8].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -166,8 +295,8 @@ impl SegmentHeader {
     /// # Errors
     /// Says whether it is broken or too new.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
-        let bytes = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(HeaderError::Broken)?;
-        if bytes[8..11] != SEGMENT_MAGIC || u64_at(bytes, 0) != xxh3_64(&bytes[8..]) {
+        let bytes = bytes.get(..SNAPSHOT_HEADER_BYTES).ok_or(HeaderError::Broken)?;
+        if bytes[8..11] != SNAPSHOT_MAGIC || u64_at(bytes, 0) != xxh3_64(&bytes[8..]) {
             return Err(HeaderError::Broken);
         }
         if bytes[11] != FORMAT_VERSION {
@@ -177,11 +306,61 @@ impl SegmentHeader {
             cluster: ClusterId(bytes[16..32].try_into().expect("sixteen bytes")),
             group: GroupId(u32_at(bytes, 12)),
             node: NodeId(u64_at(bytes, 32)),
-            segment: u64_at(bytes, 40),
-            first_index: LogIndex(u64_at(bytes, 48)),
-            first_sequence: u64_at(bytes, 56),
+            last_index: LogIndex(u64_at(bytes, 40)),
+            description_bytes: u32_at(bytes, 48),
+            description_checksum: u64_at(bytes, 56),
         })
     }
+
+    /// Where the state begins, bytes from the file's start.
+    #[must_use]
+    pub fn state_offset(&self) -> u64 {
+        SNAPSHOT_HEADER_BYTES as u64 + u64::from(self.description_bytes)
+    }
+}
+
+/// What stands before the state in the file of a snapshot of `owner`.
+#[must_use]
+pub fn encode_snapshot_head(owner: &Owner, meta: &SnapshotMeta) -> Vec<u8> {
+    let description = wire::encode(meta);
+    let header = SnapshotHeader {
+        cluster: owner.cluster,
+        group: owner.group,
+        node: owner.node,
+        last_index: meta.last.index,
+        description_bytes: u32::try_from(description.len()).expect("a few runs and members"),
+        description_checksum: xxh3_64(&description),
+    };
+    let mut bytes = Vec::with_capacity(SNAPSHOT_HEADER_BYTES + description.len());
+    bytes.extend_from_slice(&header.encode());
+    bytes.extend_from_slice(&description);
+    bytes
+}
+
+/// The description and the state in the file of a snapshot with this `header`, sharing its memory.
+///
+/// # Errors
+/// Says what of it is damaged.
+pub fn decode_snapshot(header: &SnapshotHeader, file: &Bytes) -> Result<Snapshot, SnapshotDamage> {
+    let state_offset = usize::try_from(header.state_offset()).unwrap_or(usize::MAX);
+    let description = file.get(SNAPSHOT_HEADER_BYTES..state_offset);
+    let description = description.ok_or(SnapshotDamage::Description)?;
+    if xxh3_64(description) != header.description_checksum {
+        return Err(SnapshotDamage::Description);
+    }
+    let meta: SnapshotMeta = wire::decode("a snapshot's description", description)
+        .map_err(|_| SnapshotDamage::Description)?;
+    if !meta.is_sound() {
+        return Err(SnapshotDamage::Description);
+    }
+    let bytes = file.slice(state_offset..);
+    if meta.bytes != bytes.len() as u64 {
+        return Err(SnapshotDamage::Length { expected: meta.bytes, found: bytes.len() as u64 });
+    }
+    if meta.checksum != xxh3_64(&bytes) {
+        return Err(SnapshotDamage::State);
+    }
+    Ok(Snapshot { meta, bytes })
 }
 
 /// Where a flush's header stands: a part of what its checksum covers.
@@ -357,6 +536,7 @@ mod tests {
             segment: 2,
             first_index: LogIndex(10),
             first_sequence: 5,
+            reset: None,
         };
         let bytes = segment.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(segment));
@@ -364,6 +544,15 @@ mod tests {
             xxh3_64(&bytes),
             2_087_785_740_129_850_406,
             "the layout of segment headers changed: raise the version"
+        );
+        let mark = ResetMark { snapshot: LogIndex(12), base_term: Term(3) };
+        let anew = SegmentHeader { reset: Some(mark), ..segment };
+        let bytes = anew.encode();
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(anew));
+        assert_eq!(
+            xxh3_64(&bytes),
+            13_408_817_590_166_127_840,
+            "the layout of headers that begin a log anew changed: raise the version"
         );
         let bytes = flush().encode(&owner(1), Place { segment: 2, offset: 64 });
         assert_eq!(

@@ -5,7 +5,7 @@
 //! [`disk::Disk`] and reports back; only making and opening a directory block.
 //!
 //! ```text
-//!  persist -> queue -> next_flush -> job -> (disk) -> flush_done -> votes, acknowledgements, replies
+//!  persist -> queue -> next_write -> job -> (disk) -> write_done -> votes, acknowledgements, replies
 //! ```
 //!
 //! The log is only ever appended to. A record whose index is not above the last one replaces
@@ -13,22 +13,30 @@
 //! stands in every flush, atomically with the entries it belongs to. Opening a log tells a torn tail,
 //! which is cut, from a hole in what was durable, which is refused.
 //!
-//! Next: [`format`] for the bytes, `store` for group commit, [`scan`] for the recovery scan.
+//! A snapshot is a file of its own. Whole segments go once a snapshot stands for them; a snapshot that
+//! came from a leader begins the log anew, with a segment that says so (§7).
+//!
+//! Next: [`format`] for the bytes, `store` for group commit, [`scan`] for the recovery scan,
+//! `generation` for which snapshot a recovery takes.
 
 pub mod disk;
 mod entries;
 mod error;
 pub mod format;
+mod generation;
 mod identity;
 mod read;
 mod recovery;
+mod replay;
 pub mod scan;
+mod segments;
+mod snapshots;
 mod store;
 
-pub use error::{Damage, StorageError, Whose};
+pub use error::{Damage, SnapshotDamage, StorageError, Whose};
 pub use identity::{FoundersError, Identity};
 pub use read::ReadPlan;
-pub use store::Store;
+pub use store::{Store, Written};
 
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, NodeId, Term};
@@ -70,18 +78,18 @@ pub struct Persist {
 pub struct Recovered {
     /// The last durable hard state.
     pub hard_state: HardState,
-    /// The newest snapshot that is whole.
+    /// The newest snapshot that is whole and that the log goes on from.
     pub snapshot: Option<Snapshot>,
     /// The log's first entry is the one after this.
     pub base: LogPosition,
     /// First index of each run of entries of one term, in order, from the one that `base` is in; empty
     /// for an empty log without a base.
     pub term_runs: Vec<(LogIndex, Term)>,
-    /// The membership entries in the log, in order.
+    /// The membership entries after `base`, in order.
     pub memberships: Vec<(LogIndex, Membership)>,
     /// Last entry; that of `base` if none.
     pub last_index: LogIndex,
-    /// The last entry's stamp.
+    /// The last entry's stamp; 0 if the log holds none.
     pub last_stamp: Hlc,
     /// Bytes of a torn tail that were cut off, for the log.
     pub torn_bytes: u64,

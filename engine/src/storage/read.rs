@@ -49,7 +49,9 @@ impl ReadPlan {
         DiskOp::Read { file: self.file(), offset, len }
     }
 
-    fn file(&self) -> FileName {
+    /// Which file the entries are in.
+    #[must_use]
+    pub fn file(&self) -> FileName {
         FileName::Segment(self.slots[0].segment())
     }
 

@@ -2,19 +2,18 @@
 //!
 //! Owns the order of operations that makes each step safe to be interrupted at any point. Never cuts
 //! what was once durable: a hole in the log is an error, and to repair one from the other members is
-//! left to a later version. Next: `scan`, which tells a torn tail from a hole.
+//! left to a later version. Next: `replay` for the log's segments, `generation` for its snapshot.
 
 use super::disk::{Disk, DiskOp, FileName};
-use super::entries::{Entries, Slot};
-use super::error::{Damage, StorageError, Whose};
+use super::error::{StorageError, Whose};
 use super::format::{self, HeaderError, Owner, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::scan::{self, Expected, Scan};
+use super::generation;
+use super::replay::{Replay, Tail};
+use super::snapshots::Snapshots;
 use super::store::Store;
-use super::{HardState, Identity, IoId, Recovered};
-use crate::hlc::Hlc;
-use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
+use super::{Identity, IoId, Recovered};
+use crate::ids::{ClusterId, GroupId, LogIndex, NodeId};
 use crate::limits::{Limits, SEGMENT_BYTES_MAX};
-use crate::raft::LogPosition;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -22,7 +21,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// The number of the first segment, which [`Store::format`] makes.
-const SEGMENT_FIRST: u64 = 1;
+pub(super) const SEGMENT_FIRST: u64 = 1;
 
 impl Store {
     /// Makes an empty log that belongs to `identity`'s node.
@@ -36,7 +35,7 @@ impl Store {
     pub fn format(disk: &mut impl Disk, identity: &Identity) -> Result<(), StorageError> {
         for (file, len) in disk.list()? {
             let is_leftover = match file {
-                FileName::Identity => false,
+                FileName::Identity | FileName::Snapshot(_) | FileName::SnapshotTemporary => false,
                 FileName::IdentityTemporary => true,
                 FileName::Segment(number) => {
                     number == SEGMENT_FIRST && len <= SEGMENT_HEADER_BYTES as u64
@@ -53,8 +52,9 @@ impl Store {
             segment: SEGMENT_FIRST,
             first_index: LogIndex(1),
             first_sequence: 1,
+            reset: None,
         };
-        let header = Bytes::copy_from_slice(&header.encode());
+        let header = Bytes::from(header.encode());
         let identity = Bytes::from(format::encode_identity(identity));
         let (segment, temporary) = (FileName::Segment(SEGMENT_FIRST), FileName::IdentityTemporary);
         perform_all(
@@ -92,7 +92,8 @@ impl Store {
     }
 
     /// Opens the log of `node`, cuts a torn tail off, and makes durable whatever it found. Reads
-    /// whole segments, one at a time. Of `limits` it heeds the size of a segment.
+    /// whole segments, one at a time, and the newest snapshot. Of `limits` it heeds the size of a
+    /// segment and of a piece of a snapshot.
     ///
     /// # Errors
     /// The directory is empty, another's, damaged, of a newer version, or the disk failed; each says
@@ -105,49 +106,41 @@ impl Store {
         limits: &Limits,
     ) -> Result<(Self, Recovered), StorageError> {
         check_identity(&Self::read_identity(disk)?, Whose { cluster, group, node })?;
-        let segments = list_segments(disk)?;
+        let files = disk.list()?;
         let owner = Owner::new(cluster, group, node);
-        let mut replay = Replay::new();
-        let mut torn_bytes = 0;
-        for (number, len) in &segments {
-            let (number, is_last) = (*number, *number == segments.len() as u64);
-            let bytes = read_file(disk, FileName::Segment(number), *len)?;
-            let expected = Expected {
-                segment: number,
-                sequence: replay.next_sequence,
-                last_index: replay.last_index,
-                is_last,
-            };
-            let scan = scan::scan_segment(&owner, expected, &bytes)?;
-            torn_bytes += bytes.len() as u64 - scan.whole_bytes;
-            replay.take(number, &scan)?;
+        let replay = Replay::of(disk, &owner, &list_segments(&files)?)?;
+        let chosen = generation::choose(disk, &owner, &files, &replay)?;
+        repair_tail(disk, &replay.tail, replay.segment_last, replay.torn_bytes)?;
+        if files.iter().any(|(file, _)| *file == FileName::SnapshotTemporary) {
+            disk.perform(&DiskOp::Delete { file: FileName::SnapshotTemporary })?;
         }
-        let tail = replay.tail.expect("the first segment has a header, or the scan failed");
-        repair_tail(disk, &tail, segments.len() as u64, torn_bytes)?;
+        let base = chosen.base;
+        let mut entries = replay.entries;
+        entries.forget_before(base.index.next());
+        let in_log = |(index, _): &(LogIndex, _)| *index > base.index;
+        let recovered = Recovered {
+            hard_state: replay.hard_state,
+            base,
+            term_runs: chosen.term_runs,
+            memberships: replay.memberships.into_iter().filter(in_log).collect(),
+            last_index: replay.last_index,
+            last_stamp: replay.last_stamp,
+            torn_bytes: replay.torn_bytes,
+            snapshot: chosen.snapshot,
+        };
         let store = Self {
             owner,
             segment_bytes_max: limits.segment_bytes_max.min(SEGMENT_BYTES_MAX),
-            entries: replay.entries,
-            segment_first: SEGMENT_FIRST,
-            segment_last: tail.segment,
-            tail_bytes: tail.bytes,
-            closed_bytes: replay.bytes - tail.bytes,
+            entries,
+            segments: replay.segments,
+            snapshots: Snapshots::new(limits.snapshot_chunk_bytes_max, chosen.saved, chosen.others),
             next_sequence: replay.next_sequence,
             flushed_last_index: replay.last_index,
             last_index: replay.last_index,
             last_io: IoId(0),
+            durable_io: IoId(0),
             queue: VecDeque::new(),
             under_way: None,
-        };
-        let recovered = Recovered {
-            hard_state: replay.hard_state,
-            snapshot: None,
-            base: LogPosition::default(),
-            memberships: Vec::new(),
-            term_runs: replay.term_runs,
-            last_index: replay.last_index,
-            last_stamp: replay.last_stamp,
-            torn_bytes,
         };
         Ok((store, recovered))
     }
@@ -160,7 +153,11 @@ fn perform_all(disk: &mut impl Disk, ops: &[DiskOp]) -> Result<(), StorageError>
     Ok(())
 }
 
-fn read_file(disk: &mut impl Disk, file: FileName, len: u64) -> Result<Bytes, StorageError> {
+pub(super) fn read_file(
+    disk: &mut impl Disk,
+    file: FileName,
+    len: u64,
+) -> Result<Bytes, StorageError> {
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     Ok(disk.perform(&DiskOp::Read { file, offset: 0, len })?)
 }
@@ -174,25 +171,29 @@ fn check_identity(identity: &Identity, expected: Whose) -> Result<(), StorageErr
     Err(StorageError::Foreign { file: FileName::Identity, found, expected })
 }
 
-/// The numbers and lengths of the segments: from the first on, without a gap.
-fn list_segments(disk: &mut impl Disk) -> Result<Vec<(u64, u64)>, StorageError> {
-    let mut segments: Vec<(u64, u64)> = disk
-        .list()?
-        .into_iter()
+/// The numbers and lengths of the segments, without a gap. The first ones may be gone, if a snapshot
+/// stands for them.
+fn list_segments(files: &[(FileName, u64)]) -> Result<Vec<(u64, u64)>, StorageError> {
+    let mut segments: Vec<(u64, u64)> = files
+        .iter()
         .filter_map(|(file, len)| match file {
-            FileName::Segment(number) => Some((number, len)),
-            FileName::Identity | FileName::IdentityTemporary => None,
+            FileName::Segment(number) => Some((*number, *len)),
+            FileName::Identity
+            | FileName::IdentityTemporary
+            | FileName::Snapshot(_)
+            | FileName::SnapshotTemporary => None,
         })
         .collect();
     segments.sort_unstable();
-    let mut expected = SEGMENT_FIRST;
+    let first = segments.first().map_or(SEGMENT_FIRST, |(number, _)| *number);
+    let mut expected = first.max(SEGMENT_FIRST);
     for (number, _) in &segments {
         if *number != expected {
             break;
         }
         expected += 1;
     }
-    let is_whole = !segments.is_empty() && expected == segments.len() as u64 + SEGMENT_FIRST;
+    let is_whole = !segments.is_empty() && expected - first == segments.len() as u64;
     if is_whole {
         Ok(segments)
     } else {
@@ -232,75 +233,4 @@ fn repair_tail(
             DiskOp::SyncDirectory,
         ],
     )
-}
-
-/// The last segment that has a header.
-#[derive(Clone, Copy)]
-struct Tail {
-    segment: u64,
-    /// Bytes up to the end of its last whole flush.
-    bytes: u64,
-    last_flush_offset: u64,
-}
-
-/// The log as far as it has been read.
-struct Replay {
-    entries: Entries,
-    hard_state: HardState,
-    term_runs: Vec<(LogIndex, Term)>,
-    last_index: LogIndex,
-    last_stamp: Hlc,
-    next_sequence: u64,
-    bytes: u64,
-    tail: Option<Tail>,
-}
-
-impl Replay {
-    fn new() -> Self {
-        Self {
-            entries: Entries::new(),
-            hard_state: HardState::default(),
-            term_runs: Vec::new(),
-            last_index: LogIndex::ZERO,
-            last_stamp: Hlc::ZERO,
-            next_sequence: 1,
-            bytes: 0,
-            tail: None,
-        }
-    }
-
-    fn take(&mut self, segment: u64, scan: &Scan) -> Result<(), StorageError> {
-        if scan.whole_bytes == 0 {
-            return Ok(());
-        }
-        for record in &scan.records {
-            let (index, term) = (record.index, record.term);
-            while self.term_runs.last().is_some_and(|(first, _)| *first >= index) {
-                self.term_runs.pop();
-            }
-            let last_term = self.term_runs.last().map_or(Term::ZERO, |(_, term)| *term);
-            if term < last_term {
-                let file = FileName::Segment(segment);
-                let damage = Damage::Order { index, last: self.last_index };
-                return Err(StorageError::Damaged { file, offset: record.offset, damage });
-            }
-            if term > last_term || self.term_runs.is_empty() {
-                self.term_runs.push((index, term));
-            }
-            self.entries.put(index, Slot::new(segment, record.offset, record.len));
-            self.last_index = index;
-            self.last_stamp = record.hlc;
-        }
-        if let Some(hard_state) = scan.hard_state {
-            self.hard_state = hard_state;
-        }
-        self.next_sequence = scan.next_sequence;
-        self.bytes += scan.whole_bytes;
-        self.tail = Some(Tail {
-            segment,
-            bytes: scan.whole_bytes,
-            last_flush_offset: scan.last_flush_offset,
-        });
-        Ok(())
-    }
 }

@@ -14,24 +14,31 @@ use super::disk::FileName;
 use super::error::{Damage, StorageError, Whose};
 use super::format::{
     self, FLUSH_ALIGNMENT, FLUSH_HEADER_BYTES, FlushHeader, HeaderError, Owner, Place,
-    SEGMENT_HEADER_BYTES, SegmentHeader,
+    SegmentHeader,
 };
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, Term};
-use crate::record::{Record, RecordError};
+use crate::record::{EntryKind, Record, RecordError};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
+
+/// Where the log before a segment ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogEnd {
+    /// The sequence of the flush that follows.
+    pub sequence: u64,
+    /// The last index.
+    pub last_index: LogIndex,
+}
 
 /// What the log before a segment leads one to expect of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Expected {
     /// The segment's number.
     pub segment: u64,
-    /// The sequence of its first flush.
-    pub sequence: u64,
-    /// The log's last index before it.
-    pub last_index: LogIndex,
+    /// Where the log before it ends; `None` if that is gone, so that its own header must be believed.
+    pub before: Option<LogEnd>,
     /// Whether no later segment exists: only then can its end be torn.
     pub is_last: bool,
 }
@@ -45,6 +52,8 @@ pub struct ScannedRecord {
     pub term: Term,
     /// Its stamp.
     pub hlc: Hlc,
+    /// What it means.
+    pub kind: EntryKind,
     /// Bytes from the segment's start.
     pub offset: u64,
     /// Bytes, header included.
@@ -54,6 +63,9 @@ pub struct ScannedRecord {
 /// What a segment holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Scan {
+    /// Its header; `None` if that is torn, as it is when the power failed while the segment was being
+    /// created, or if it would begin the log anew and its first flush is torn.
+    pub header: Option<SegmentHeader>,
     /// The records of all whole flushes, in the order of the file.
     pub records: Vec<ScannedRecord>,
     /// The hard state of the last whole flush, if there is one.
@@ -62,8 +74,7 @@ pub struct Scan {
     pub next_sequence: u64,
     /// Where the last whole flush begins; 0 if there is none.
     pub last_flush_offset: u64,
-    /// Where the last whole flush ends. Bytes after it are a torn tail; 0 if the header itself is
-    /// torn, as it is when the power failed while the segment was being created.
+    /// Where the last whole flush ends. Bytes after it are a torn tail; 0 without a header.
     pub whole_bytes: u64,
 }
 
@@ -77,18 +88,19 @@ pub fn scan_segment(
     expected: Expected,
     bytes: &Bytes,
 ) -> Result<Scan, StorageError> {
-    let mut scanner = Scanner { owner, expected, bytes, last_index: expected.last_index };
     let mut scan = Scan {
+        header: None,
         records: Vec::new(),
         hard_state: None,
-        next_sequence: expected.sequence,
+        next_sequence: expected.before.map_or(0, |before| before.sequence),
         last_flush_offset: 0,
         whole_bytes: 0,
     };
-    if !scanner.check_segment_header()? {
-        return Ok(scan);
-    }
-    scan.whole_bytes = SEGMENT_HEADER_BYTES as u64;
+    let mut scanner = Scanner { owner, expected, bytes, last_index: LogIndex::ZERO };
+    let Some(header) = scanner.take_segment_header()? else { return Ok(scan) };
+    scan.header = Some(header);
+    scan.next_sequence = header.first_sequence;
+    scan.whole_bytes = header.header_bytes() as u64;
     while scan.whole_bytes < bytes.len() as u64 {
         let whole_records = scan.records.len();
         let sequence = scan.next_sequence;
@@ -110,6 +122,9 @@ pub fn scan_segment(
         }
     }
     assert!(scan.whole_bytes <= bytes.len() as u64);
+    if scan.hard_state.is_none() {
+        scanner.take_emptiness(&mut scan)?;
+    }
     Ok(scan)
 }
 
@@ -141,21 +156,24 @@ impl Scanner<'_> {
         StorageError::UnknownVersion { file: self.file(), offset: offset as u64, version }
     }
 
-    /// Whether the segment has a header; false if it is torn.
-    fn check_segment_header(&self) -> Result<bool, StorageError> {
+    /// The segment's header; none if it is torn.
+    fn take_segment_header(&mut self) -> Result<Option<SegmentHeader>, StorageError> {
         let header = match SegmentHeader::decode(self.bytes) {
             Ok(header) => header,
             Err(HeaderError::Version(version)) => return Err(self.unknown_version(0, version)),
             Err(HeaderError::Broken) => {
-                // The header is synced before the first flush is written, and the first segment's
-                // before the directory gets its identity.
-                let was_durable = !self.expected.is_last
-                    || self.expected.segment == 1
-                    || self.has_flush_after(0, self.expected.sequence - 1);
+                // The header is synced before the first flush is written, the first segment's before
+                // the directory gets its identity, and any other's before those before it go.
+                let was_durable = match self.expected.before {
+                    Some(before) if self.expected.is_last && self.expected.segment > 1 => {
+                        self.has_flush_after(0, before.sequence - 1)
+                    }
+                    Some(_) | None => true,
+                };
                 return if was_durable {
                     Err(self.damaged(0, Damage::SegmentHeader))
                 } else {
-                    Ok(false)
+                    Ok(None)
                 };
             }
         };
@@ -170,10 +188,33 @@ impl Scanner<'_> {
             return Err(self.damaged(0, Damage::SegmentHeader));
         }
         let (index, sequence) = (header.first_index, header.first_sequence);
-        if index != self.expected.last_index.next() || sequence != self.expected.sequence {
+        let continues = |before: LogEnd| {
+            let has_index = index == before.last_index.next() || header.reset.is_some();
+            has_index && sequence == before.sequence
+        };
+        if index == LogIndex::ZERO || !self.expected.before.is_none_or(continues) {
             return Err(self.damaged(0, Damage::Chain { index, sequence }));
         }
-        Ok(true)
+        self.last_index = index.previous();
+        Ok(Some(header))
+    }
+
+    /// Judges a segment without a whole flush. Where the log begins anew, that is with the first
+    /// flush, not with the header. And those before a segment go only after its first flush is
+    /// durable, with the hard state that would be lost otherwise.
+    fn take_emptiness(&self, scan: &mut Scan) -> Result<(), StorageError> {
+        let damage = Damage::FlushHeader { sequence: scan.next_sequence };
+        if self.expected.before.is_none() {
+            return Err(self.damaged(scan.whole_bytes as usize, damage));
+        }
+        if scan.header.is_some_and(|header| header.reset.is_some()) {
+            if !self.expected.is_last {
+                return Err(self.damaged(scan.whole_bytes as usize, damage));
+            }
+            scan.header = None;
+            scan.whole_bytes = 0;
+        }
+        Ok(())
     }
 
     /// Takes the flush at `start`, appending its records; on a fault the caller takes them off again.
@@ -223,6 +264,7 @@ impl Scanner<'_> {
                 index: record.index(),
                 term: record.term(),
                 hlc: record.hlc(),
+                kind: record.kind(),
                 offset: offset as u64,
                 len: record.bytes().len(),
             });

@@ -1,16 +1,21 @@
 //! The store: turns persists into flushes, one under way at a time, and reads back what is durable.
 //!
-//! Owns the places of the log's entries, the queue of persists and the tail of the last segment.
-//! Never performs an operation: jobs go out, and their ends come back in. Group commit: whatever was
+//! Owns the places of the log's entries and the queue of persists; `segments` and `snapshots` are its
+//! parts. Never performs an operation: jobs go out, and their ends come back in. Group commit: whatever was
 //! queued while one fdatasync ran goes out with the next (Hagmann, "Reimplementing the Cedar File
 //! System Using Logging and Group Commit", SOSP 1987). Next: `read` for what a read plan is.
 
 use super::disk::{DiskOp, FileName, Job, JobId, Lane};
 use super::entries::{Entries, Slot};
-use super::format::{self, FlushHeader, Owner, Place, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::format::{
+    self, FlushHeader, Owner, Place, ResetMark, SEGMENT_HEADER_BYTES, SegmentHeader,
+};
 use super::read::ReadPlan;
+use super::segments::Segments;
+use super::snapshots::Snapshots;
 use super::{IoId, Persist};
 use crate::ids::LogIndex;
+use crate::raft::{Reset, Snapshot};
 use crate::record::{ChecksumSeed, Record};
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -24,8 +29,8 @@ const ENTRIES_CHECKED_MAX: usize = 64;
 
 /// The log of one group on one node.
 ///
-/// [`persist`](Self::persist) queues a change; [`next_flush`](Self::next_flush) makes a job of all
-/// that is queued whenever none is under way; [`flush_done`](Self::flush_done) tells which changes the
+/// [`persist`](Self::persist) queues a change; [`next_write`](Self::next_write) makes a job of all
+/// that is queued whenever none is under way; [`write_done`](Self::write_done) tells which changes the
 /// job made durable. A job that fails ends the store's life: nothing may be assumed of the bytes.
 ///
 /// An entry can be read back once it is durable. Until then, and for as long as it is wanted without
@@ -36,29 +41,45 @@ pub struct Store {
     pub(super) segment_bytes_max: u64,
     /// Durable entries that no queued persist replaces.
     pub(super) entries: Entries,
-    pub(super) segment_first: u64,
-    /// The segment that takes the next flush, if it fits.
-    pub(super) segment_last: u64,
-    /// Bytes of `segment_last`, with the flush under way.
-    pub(super) tail_bytes: u64,
-    /// Bytes of the segments before it.
-    pub(super) closed_bytes: u64,
+    pub(super) segments: Segments,
+    pub(super) snapshots: Snapshots,
     pub(super) next_sequence: u64,
     /// The log's last index as of the last flush that was begun.
     pub(super) flushed_last_index: LogIndex,
     /// The log's last index with everything that is queued.
     pub(super) last_index: LogIndex,
     pub(super) last_io: IoId,
+    pub(super) durable_io: IoId,
     pub(super) queue: VecDeque<Persist>,
     pub(super) under_way: Option<UnderWay>,
 }
 
-/// The flush that is being written.
+/// The job of the write lane that is being performed.
 #[derive(Debug)]
 pub(super) struct UnderWay {
+    flush: Option<Flush>,
+    /// The snapshot that it makes durable.
+    snapshot: Option<LogIndex>,
+}
+
+/// A flush that is being written.
+#[derive(Debug)]
+struct Flush {
     io: IoId,
+    segment: u64,
+    /// Whether the log begins anew with it.
+    is_reset: bool,
     /// Of the entries that the flush leaves in the log, in order.
     slots: Vec<(LogIndex, Slot)>,
+}
+
+/// What a job of the write lane made durable.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Written {
+    /// Every persist up to this one, if there was one.
+    pub io: Option<IoId>,
+    /// The snapshot up to this entry.
+    pub snapshot: Option<LogIndex>,
 }
 
 fn records_bytes(records: &[Record]) -> u64 {
@@ -67,15 +88,21 @@ fn records_bytes(records: &[Record]) -> u64 {
 
 impl Store {
     /// Queues a change. Records replace everything from the first of them on, and are not read back
-    /// from then on until they are durable.
+    /// from then on until they are durable. A reset waits for its snapshot to be durable first.
     ///
     /// # Panics
-    /// If the persist is not newer than the last, or its records are not consecutive or leave a gap.
+    /// If the persist is not newer than the last, its records are not consecutive or leave a gap, or
+    /// the snapshot of its reset was never handed over.
     pub fn persist(&mut self, persist: Persist) {
         assert!(persist.io > self.last_io, "persists come in the order of their ids");
         self.last_io = persist.io;
+        if let Some(reset) = persist.reset {
+            assert!(self.snapshots.is_known(reset.snapshot), "the snapshot comes before the reset");
+            self.entries = Entries::beginning_at(reset.base.index.next());
+            self.last_index = reset.base.index;
+        }
         if let Some(first) = persist.records.first() {
-            assert!(first.index() > LogIndex::ZERO, "the first entry is 1");
+            assert!(first.index() >= self.entries.first(), "what was purged is never replaced");
             assert!(first.index() <= self.last_index.next(), "records leave no gap");
             let mut expected = first.index();
             for record in &persist.records {
@@ -88,21 +115,63 @@ impl Store {
         self.queue.push_back(persist);
     }
 
-    /// A job for the write lane that makes queued changes durable; none if there are none, or while
-    /// one is under way. It takes all that is queued, unless that exceeds a whole segment.
-    pub fn next_flush(&mut self, id: JobId) -> Option<Job> {
-        if self.under_way.is_some() || self.queue.is_empty() {
+    /// Queues a snapshot, which is written in pieces beside the log, and becomes durable after every
+    /// persist that was queued before it. A newer one takes the place of one that was not begun,
+    /// unless a queued reset names that one.
+    ///
+    /// # Panics
+    /// If it is older than the last one, or its length is not what its description says.
+    pub fn save_snapshot(&mut self, snapshot: Snapshot) {
+        let queue = &self.queue;
+        let is_named = |index| {
+            let mut resets = queue.iter().filter_map(|persist| persist.reset);
+            resets.any(|reset| reset.snapshot == index)
+        };
+        self.snapshots.save(snapshot, self.last_io, is_named);
+    }
+
+    /// Entries before `first` are needed no more: they are forgotten, and so are whole segments of
+    /// them. No more goes than the older of the saved snapshots stands for.
+    pub fn purge(&mut self, first: LogIndex) {
+        let first = first.min(self.snapshots.covered().next()).min(self.entries.end());
+        self.entries.forget_before(first);
+        self.segments.purge(first);
+    }
+
+    /// A job for the write lane; none if there is nothing to do, or while one is under way. It makes
+    /// queued changes durable, all of them unless they exceed a whole segment; besides, it writes at
+    /// most one piece of a snapshot and deletes at most one segment.
+    pub fn next_write(&mut self, id: JobId) -> Option<Job> {
+        if self.under_way.is_some() {
             return None;
         }
+        let mut ops = Vec::new();
+        let flush = self.begin_flush(&mut ops);
+        let durable_io = flush.as_ref().map_or(self.durable_io, |flush| flush.io);
+        let snapshot = self.snapshots.next_piece(&self.owner, durable_io, &mut ops);
+        self.segments.delete_oldest(&mut ops);
+        if ops.is_empty() {
+            return None;
+        }
+        self.under_way = Some(UnderWay { flush, snapshot });
+        Some(Job { id, lane: Lane::Write, ops })
+    }
+
+    /// Makes one flush of what is queued, unless nothing is or a reset still waits for its snapshot.
+    fn begin_flush(&mut self, ops: &mut Vec<DiskOp>) -> Option<Flush> {
+        let reset = self.queue.front()?.reset;
+        if reset.is_some_and(|reset| !self.snapshots.is_saved(reset.snapshot)) {
+            return None;
+        }
+        ops.reserve(5);
         let (persists, records_bytes) = self.take_persists();
         let flush_bytes = format::flush_bytes(records_bytes);
-        let mut ops = Vec::with_capacity(5);
-        if self.tail_bytes > SEGMENT_HEADER_BYTES as u64
-            && self.tail_bytes + flush_bytes > self.segment_bytes_max
-        {
-            self.begin_segment(&mut ops);
+        let is_full = self.segments.tail_bytes() > SEGMENT_HEADER_BYTES as u64
+            && self.segments.tail_bytes() + flush_bytes > self.segment_bytes_max;
+        if is_full || reset.is_some() {
+            self.begin_segment(reset, ops);
         }
-        let place = Place { segment: self.segment_last, offset: self.tail_bytes };
+        let place = Place { segment: self.segments.last(), offset: self.segments.tail_bytes() };
         let mut slots: Vec<(LogIndex, Slot)> = Vec::new();
         let mut record_count = 0;
         let mut parts = vec![Bytes::new()];
@@ -137,16 +206,16 @@ impl Store {
         ops.push(DiskOp::Write { file, offset: place.offset, parts });
         ops.push(DiskOp::Sync { file });
 
-        self.tail_bytes += flush_bytes;
+        self.segments.grow(flush_bytes);
         self.next_sequence += 1;
         if let Some((index, _)) = slots.last() {
             self.flushed_last_index = *index;
         }
-        self.under_way = Some(UnderWay { io: last.io, slots });
-        Some(Job { id, lane: Lane::Write, ops })
+        Some(Flush { io: last.io, segment: place.segment, is_reset: reset.is_some(), slots })
     }
 
-    /// Takes whole persists off the queue, as many as fit into one segment, at least one.
+    /// Takes whole persists off the queue, as many as fit into one segment, at least one. A reset
+    /// begins a flush of its own.
     fn take_persists(&mut self) -> (Vec<Persist>, u64) {
         let mut taken = Vec::with_capacity(self.queue.len());
         let mut total = 0;
@@ -154,7 +223,7 @@ impl Store {
             let with_this = total + records_bytes(&persist.records);
             let fits = format::flush_bytes(with_this) + SEGMENT_HEADER_BYTES as u64
                 <= self.segment_bytes_max;
-            if !fits && !taken.is_empty() {
+            if (!fits || persist.reset.is_some()) && !taken.is_empty() {
                 break;
             }
             total = with_this;
@@ -166,39 +235,60 @@ impl Store {
 
     /// Closes the last segment, which the previous flush has synced, and begins another. The header
     /// is durable before the first flush is written, so a valid flush proves that there was a header.
-    fn begin_segment(&mut self, ops: &mut Vec<DiskOp>) {
-        self.closed_bytes += self.tail_bytes;
-        self.segment_last += 1;
-        self.tail_bytes = SEGMENT_HEADER_BYTES as u64;
+    fn begin_segment(&mut self, reset: Option<Reset>, ops: &mut Vec<DiskOp>) {
+        if let Some(reset) = reset {
+            self.flushed_last_index = reset.base.index;
+        }
         let header = SegmentHeader {
             cluster: self.owner.cluster,
             group: self.owner.group,
             node: self.owner.node,
-            segment: self.segment_last,
+            segment: self.segments.last() + 1,
             first_index: self.flushed_last_index.next(),
             first_sequence: self.next_sequence,
+            reset: reset
+                .map(|reset| ResetMark { snapshot: reset.snapshot, base_term: reset.base.term }),
         };
-        let file = FileName::Segment(self.segment_last);
-        let parts = vec![Bytes::copy_from_slice(&header.encode())];
-        ops.push(DiskOp::Write { file, offset: 0, parts });
+        self.segments.begin(header.first_index, header.header_bytes() as u64);
+        let file = FileName::Segment(header.segment);
+        ops.push(DiskOp::Write { file, offset: 0, parts: vec![Bytes::from(header.encode())] });
         ops.push(DiskOp::Sync { file });
         ops.push(DiskOp::SyncDirectory);
     }
 
-    /// The flush's job has succeeded: every persist up to the one returned is durable.
+    /// The job of the write lane has succeeded: what it carried is durable.
     ///
     /// # Panics
-    /// If no flush is under way.
-    pub fn flush_done(&mut self) -> IoId {
+    /// If none is under way.
+    pub fn write_done(&mut self) -> Written {
         let done = self.under_way.take().expect("a job of the write lane was under way");
-        let replaced = self.queue.iter().filter_map(|persist| persist.records.first());
-        let replaced_from = replaced.map(Record::index).min();
-        for (index, slot) in done.slots {
+        if done.snapshot.is_some() {
+            self.snapshots.saved();
+        }
+        let io = done.flush.as_ref().map(|flush| flush.io);
+        if let Some(flush) = done.flush {
+            self.take_flush(flush);
+        }
+        Written { io, snapshot: done.snapshot }
+    }
+
+    fn take_flush(&mut self, flush: Flush) {
+        self.durable_io = flush.io;
+        self.segments.flushed(flush.segment);
+        if flush.is_reset {
+            self.segments.need_from(flush.segment);
+        }
+        // Whatever waits replaces entries from some index on, or all of them.
+        let replaced = self.queue.iter().filter_map(|persist| match persist.reset {
+            Some(_) => Some(LogIndex::ZERO),
+            None => persist.records.first().map(Record::index),
+        });
+        let replaced_from = replaced.min();
+        for (index, slot) in flush.slots {
             if replaced_from.is_none_or(|from| index < from) {
                 self.entries.put(index, slot);
             }
         }
-        done.io
     }
 
     /// A job for the read lane that fetches entries from `first` on, below `limit_index`, up to
@@ -235,28 +325,59 @@ impl Store {
         self.plan_read(index, index.next(), 0, id)
     }
 
+    /// A job for the read lane that fetches `len` bytes of a snapshot's state at `offset`, fewer at
+    /// its end; `None` if that snapshot is not saved, or no more.
+    #[must_use]
+    pub fn plan_snapshot_read(
+        &self,
+        index: LogIndex,
+        offset: u64,
+        len: usize,
+        id: JobId,
+    ) -> Option<Job> {
+        let op = self.snapshots.read(index, offset, len)?;
+        Some(Job { id, lane: Lane::Read, ops: vec![op] })
+    }
+
+    /// Whether a file is still kept. A read that fails because its file went meanwhile is no failure
+    /// of the disk.
+    #[must_use]
+    pub fn keeps(&self, file: FileName) -> bool {
+        match file {
+            FileName::Segment(number) => number >= self.segments.first(),
+            FileName::Snapshot(index) => self.snapshots.is_saved(index),
+            FileName::Identity | FileName::IdentityTemporary | FileName::SnapshotTemporary => true,
+        }
+    }
+
+    /// The first entry that is not purged; whether it is there is another matter.
+    #[must_use]
+    pub fn first_index(&self) -> LogIndex {
+        self.entries.first()
+    }
+
     /// The seed of the records' checksums.
     #[must_use]
     pub fn record_seed(&self) -> ChecksumSeed {
         self.owner.record_seed()
     }
 
-    /// Whether a flush is under way.
+    /// Whether a job of the write lane is under way.
     #[must_use]
-    pub fn is_flushing(&self) -> bool {
+    pub fn is_writing(&self) -> bool {
         self.under_way.is_some()
     }
 
     /// Segment files.
     #[must_use]
     pub fn segments(&self) -> u64 {
-        self.segment_last - self.segment_first + 1
+        self.segments.count()
     }
 
     /// Bytes in all segments, with the flush under way.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.closed_bytes + self.tail_bytes
+        self.segments.bytes()
     }
 
     /// Checks what must always hold; cheap enough to run after every step of a test.
@@ -264,19 +385,25 @@ impl Store {
     /// # Panics
     /// With the name of the invariant that does not hold.
     pub fn check_invariants(&self) {
-        assert!(self.segment_first <= self.segment_last, "segments_are_numbered_upwards");
-        assert!(self.tail_bytes >= SEGMENT_HEADER_BYTES as u64, "tail_segment_has_a_header");
-        assert_eq!(self.tail_bytes % format::FLUSH_ALIGNMENT as u64, 0, "flushes_are_aligned");
+        self.segments.check_invariants();
+        self.snapshots.check_invariants();
+        let tail_bytes = self.segments.tail_bytes();
+        assert_eq!(tail_bytes % format::FLUSH_ALIGNMENT as u64, 0, "flushes_are_aligned");
         assert!(self.entries.end() <= self.last_index.next(), "readable_entries_within_log");
+        assert!(
+            self.entries.first() == LogIndex(1) || self.snapshots.has_any(),
+            "snapshot_stands_for_what_is_gone"
+        );
         let mut next_place = None;
         for slot in self.entries.slots().rev().take(ENTRIES_CHECKED_MAX) {
             let end = (slot.segment(), slot.end());
             assert!(next_place.is_none_or(|next| end <= next), "later_entries_lie_later_on_disk");
-            assert!(end <= (self.segment_last, self.tail_bytes), "entries_within_written_bytes");
-            assert!(slot.segment() >= self.segment_first, "entries_in_existing_segments");
+            assert!(end <= (self.segments.last(), tail_bytes), "entries_within_written_bytes");
+            assert!(slot.segment() >= self.segments.first(), "entries_in_existing_segments");
             next_place = Some((slot.segment(), slot.offset()));
         }
-        let mut io = self.under_way.as_ref().map_or(IoId(0), |flush| flush.io);
+        let flush = self.under_way.as_ref().and_then(|job| job.flush.as_ref());
+        let mut io = flush.map_or(self.durable_io, |flush| flush.io);
         for persist in &self.queue {
             assert!(persist.io > io, "persists_in_order");
             io = persist.io;

@@ -5,6 +5,8 @@
 //! written with what is read back. Next: `engine::storage`, `sim::disk`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod snapshots;
+
 use engine::hlc::Hlc;
 use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
@@ -136,8 +138,8 @@ impl Writer {
     /// flushes are durable and begun by then.
     fn flush_with(&mut self, mut after_op: impl FnMut(&SimDisk, usize, usize)) {
         let durable = self.states.len() - 1;
-        let job = self.store.next_flush(JobId(1)).expect("something is queued");
-        assert_eq!(self.store.next_flush(JobId(2)), None, "one flush at a time");
+        let job = self.store.next_write(JobId(1)).expect("something is queued");
+        assert_eq!(self.store.next_write(JobId(2)), None, "one flush at a time");
         self.states.push(self.latest.clone());
         for (at, op) in job.ops.iter().enumerate() {
             self.disk.perform(op).expect("the disk works");
@@ -149,7 +151,7 @@ impl Writer {
                 self.places.push((*file, *offset));
             }
         }
-        assert_eq!(self.store.flush_done(), IoId(self.next_io - 1));
+        assert_eq!(self.store.write_done().io, Some(IoId(self.next_io - 1)));
         self.store.check_invariants();
     }
 
@@ -258,7 +260,7 @@ fn assert_recovers_between(disk: &SimDisk, states: &[State], durable: usize, beg
     let mut expected = state;
     expected.apply(&persist);
     store.persist(persist);
-    store.next_flush(JobId(1)).unwrap().perform(&mut disk).result.unwrap();
+    store.next_write(JobId(1)).unwrap().perform(&mut disk).result.unwrap();
     disk.crash_with(|_, _| Fate::Lost);
     assert_eq!(recover(&mut disk), Ok(expected), "the log goes on");
 }
@@ -354,7 +356,7 @@ fn what_is_recovered_after_a_failed_sync_is_durable_though_the_cache_calls_it_cl
     writer.append(1, 1, &[10]);
     writer.flush();
     writer.append(2, 2, &[20]);
-    let job = writer.store.next_flush(JobId(1)).unwrap();
+    let job = writer.store.next_write(JobId(1)).unwrap();
     writer.disk.fail_after(1, false);
     let error = job.perform(&mut writer.disk).result.unwrap_err();
     assert_eq!(error.operation, "sync");
@@ -585,11 +587,11 @@ fn an_entry_is_read_back_only_while_it_is_durable_and_not_being_replaced() {
         |writer: &Writer, index| writer.store.plan_read_one(LogIndex(index), JobId(0)).is_some();
     writer.append(1, 1, &[1, 2, 3]);
     assert!(!is_readable(&writer, 1), "queued");
-    let job = writer.store.next_flush(JobId(1)).unwrap();
+    let job = writer.store.next_write(JobId(1)).unwrap();
     assert!(!is_readable(&writer, 1), "under way");
     writer.append(2, 2, &[9]);
     job.perform(&mut writer.disk).result.unwrap();
-    assert_eq!(writer.store.flush_done(), IoId(1));
+    assert_eq!(writer.store.write_done().io, Some(IoId(1)));
     writer.store.check_invariants();
     assert!(is_readable(&writer, 1), "durable");
     assert!(!is_readable(&writer, 2), "durable, but a queued persist replaces it");
@@ -661,13 +663,13 @@ impl Model {
 
     /// Performs the first operations of the next flush; whether that was a whole one.
     fn flush(&mut self, operations: usize) -> bool {
-        let Some(job) = self.writer.store.next_flush(JobId(0)) else { return false };
+        let Some(job) = self.writer.store.next_write(JobId(0)) else { return false };
         for op in job.ops.iter().take(operations) {
             self.writer.disk.perform(op).unwrap();
         }
         let is_whole = operations >= job.ops.len();
         if is_whole {
-            let durable = self.writer.store.flush_done();
+            let durable = self.writer.store.write_done().io.expect("it was a flush");
             self.writer.store.check_invariants();
             self.candidates.retain(|(io, _)| *io >= durable);
         }

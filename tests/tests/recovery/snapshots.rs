@@ -1,0 +1,676 @@
+//! Snapshots, purges and logs that begin anew, on a disk that lies.
+
+use super::{CLUSTER, GROUP, NODE, SECTOR_BYTES_SMALL, SEGMENT_BYTES_SMALL, identity, record};
+use bytes::Bytes;
+use engine::hlc::Hlc;
+use engine::ids::{LogIndex, NodeId, Term};
+use engine::limits::Limits;
+use engine::raft::{LogPosition, Membership, Reset, Snapshot, SnapshotMeta};
+use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
+use engine::storage::disk::{Disk, DiskOp, FileName, JobId};
+use engine::storage::{
+    HardState, Identity, IoId, Persist, Recovered, SnapshotDamage, StorageError, Store, Written,
+};
+use sim::disk::{Fate, SimDisk};
+use std::collections::VecDeque;
+
+/// Pieces so small that every snapshot here takes several.
+const PIECE_BYTES_SMALL: usize = 80;
+
+fn limits(segment_bytes_max: u64) -> Limits {
+    let snapshot_chunk_bytes_max = PIECE_BYTES_SMALL;
+    Limits { segment_bytes_max, snapshot_chunk_bytes_max, ..Limits::default() }
+}
+
+fn open(disk: &mut SimDisk) -> Result<(Store, Recovered), StorageError> {
+    Store::open(disk, CLUSTER, GROUP, NODE, &limits(SEGMENT_BYTES_SMALL))
+}
+
+fn membership_record(index: u64, term: u64, payload: &[u8]) -> Record {
+    let mut builder = RecordBuilder::default();
+    builder.payload_mut().extend_from_slice(payload);
+    let seed = ChecksumSeed::of(CLUSTER, GROUP);
+    let hlc = Hlc(term * 1_000 + index);
+    builder.seal(seed, GROUP, LogIndex(index), Term(term), hlc, EntryKind::Membership)
+}
+
+fn members(voters: &[u64]) -> Membership {
+    Membership::new(voters.iter().map(|node| NodeId(*node)).collect())
+}
+
+/// A log as it should be.
+#[derive(Clone, PartialEq, Default, Debug)]
+struct Log {
+    hard_state: HardState,
+    /// It begins after this.
+    base: LogPosition,
+    /// The snapshot that it began with, unless it began with the first entry of all.
+    began_with: Option<LogIndex>,
+    records: Vec<Record>,
+}
+
+impl Log {
+    fn apply(&mut self, persist: &Persist) {
+        self.hard_state = persist.hard_state;
+        if let Some(reset) = persist.reset {
+            self.base = reset.base;
+            self.began_with = Some(reset.snapshot);
+            self.records.clear();
+        }
+        if let Some(first) = persist.records.first() {
+            self.records.truncate((first.index().0 - self.base.index.0) as usize - 1);
+        }
+        self.records.extend(persist.records.iter().cloned());
+    }
+
+    fn last_index(&self) -> LogIndex {
+        LogIndex(self.base.index.0 + self.records.len() as u64)
+    }
+
+    fn at(&self, index: LogIndex) -> Option<&Record> {
+        let at = index.0.checked_sub(self.base.index.0 + 1)?;
+        self.records.get(at as usize)
+    }
+
+    fn position(&self, index: LogIndex) -> LogPosition {
+        let term = match self.at(index) {
+            Some(record) => record.term(),
+            None => {
+                assert_eq!(index, self.base.index, "an entry of the log");
+                self.base.term
+            }
+        };
+        LogPosition { term, index }
+    }
+
+    /// The snapshot that a node with this log makes.
+    fn snapshot(&self, last: u64, base: u64, state_bytes: usize) -> Snapshot {
+        let (last, base) = (LogIndex(last), LogIndex(base));
+        let bytes: Vec<u8> = (0..state_bytes).map(|at| (at as u64 * 7 + last.0) as u8).collect();
+        let mut term_runs: Vec<(LogIndex, Term)> = Vec::new();
+        for index in (base.0.max(self.base.index.0)..=last.0).map(LogIndex) {
+            let term = self.position(index).term;
+            if term > Term::ZERO && term_runs.last().is_none_or(|(_, run)| *run != term) {
+                term_runs.push((index, term));
+            }
+        }
+        let meta = SnapshotMeta {
+            last: self.position(last),
+            stamp: self.at(last).map_or(Hlc::ZERO, Record::hlc),
+            base: self.position(base),
+            term_runs,
+            membership: (LogIndex::ZERO, members(&[1])),
+            bytes: bytes.len() as u64,
+            checksum: ChecksumSeed(0).checksum(&bytes),
+        };
+        Snapshot { meta, bytes: Bytes::from(bytes) }
+    }
+
+    /// Checks that a log opened as this one.
+    fn assert_opened_as(&self, store: &Store, recovered: &Recovered, disk: &mut SimDisk) {
+        assert_eq!(recovered.last_index, self.last_index());
+        let base = recovered.base;
+        assert_eq!(base, self.position(base.index));
+        let mut memberships = Vec::new();
+        for index in base.index.0 + 1..=self.last_index().0 {
+            let record = self.at(LogIndex(index)).expect("within the log");
+            assert_eq!(read(store, disk, LogIndex(index)), *record);
+            if record.kind() == EntryKind::Membership {
+                let membership = Membership::decode(record.payload()).expect("made here");
+                memberships.push((record.index(), membership));
+            }
+        }
+        assert_eq!(recovered.memberships, memberships);
+        for index in base.index.0.max(1)..=self.last_index().0 {
+            let run = recovered.term_runs.iter().rfind(|(first, _)| first.0 <= index);
+            assert_eq!(run.map(|(_, term)| *term), Some(self.position(LogIndex(index)).term));
+        }
+        assert!(recovered.term_runs.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1));
+        assert!(recovered.term_runs.iter().skip(1).all(|(first, _)| *first > base.index));
+        assert_eq!(recovered.last_stamp, self.records.last().map_or(Hlc::ZERO, Record::hlc));
+        assert!(store.plan_read_one(base.index, JobId(0)).is_none(), "what is purged is forgotten");
+    }
+}
+
+fn read(store: &Store, disk: &mut SimDisk, index: LogIndex) -> Record {
+    let (job, plan) = store.plan_read_one(index, JobId(0)).expect("it is in the log");
+    let reads = job.perform(disk).result.expect("the disk works");
+    plan.decode(store.record_seed(), &reads).expect("it was verified").remove(0)
+}
+
+/// A power failure, and what may be found after it.
+struct Crash {
+    disk: SimDisk,
+    logs: Vec<Log>,
+    /// The newest snapshot of the log's own that was durable.
+    own: Option<LogIndex>,
+}
+
+/// A log with snapshots, being written.
+struct Writer {
+    disk: SimDisk,
+    store: Store,
+    next_io: u64,
+    latest: Log,
+    waiting: VecDeque<(IoId, Log)>,
+    durable: Log,
+    snapshots: Vec<Snapshot>,
+    own: Option<LogIndex>,
+    crashes: Vec<Crash>,
+}
+
+impl Writer {
+    fn new() -> Self {
+        let mut disk = SimDisk::with_sector_bytes(SECTOR_BYTES_SMALL);
+        Store::format(&mut disk, &identity()).unwrap();
+        let (store, _) = open(&mut disk).unwrap();
+        Self {
+            disk,
+            store,
+            next_io: 1,
+            latest: Log::default(),
+            waiting: VecDeque::new(),
+            durable: Log::default(),
+            snapshots: Vec::new(),
+            own: None,
+            crashes: Vec::new(),
+        }
+    }
+
+    fn persist(&mut self, reset: Option<Reset>, term: u64, records: Vec<Record>) {
+        let commit = records.first().map_or(self.latest.last_index(), |r| r.index().previous());
+        let hard_state = HardState { term: Term(term), voted_for: Some(NodeId(term)), commit };
+        let persist = Persist { io: IoId(self.next_io), hard_state, reset, records };
+        self.next_io += 1;
+        self.latest.apply(&persist);
+        self.waiting.push_back((persist.io, self.latest.clone()));
+        self.store.persist(persist);
+        self.store.check_invariants();
+    }
+
+    fn append(&mut self, term: u64, first: u64, payload_lens: &[usize]) {
+        let records = (first..).zip(payload_lens).map(|(index, len)| record(index, term, *len));
+        self.persist(None, term, records.collect());
+    }
+
+    fn save(&mut self, snapshot: Snapshot) {
+        self.snapshots.push(snapshot.clone());
+        self.store.save_snapshot(snapshot);
+    }
+
+    /// Performs the next job, remembering the disk after each operation. None if nothing is to do.
+    fn write(&mut self) -> Option<Written> {
+        let job = self.store.next_write(JobId(1))?;
+        assert_eq!(self.store.next_write(JobId(2)), None, "one job at a time");
+        let (durable, own) = (self.durable.clone(), self.own);
+        let mut disks = Vec::new();
+        for op in &job.ops {
+            self.disk.perform(op).unwrap();
+            disks.push(self.disk.clone());
+        }
+        let written = self.store.write_done();
+        self.store.check_invariants();
+        while let Some((_, log)) = self.waiting.pop_front_if(|(io, _)| Some(*io) <= written.io) {
+            self.durable = log;
+        }
+        if written.snapshot.is_some_and(|index| self.durable.position_is(index)) {
+            self.own = written.snapshot;
+        }
+        let last = disks.len() - 1;
+        for (at, disk) in disks.into_iter().enumerate() {
+            let crash = if at == last {
+                Crash { disk, logs: vec![self.durable.clone()], own: self.own }
+            } else {
+                Crash { disk, logs: vec![durable.clone(), self.durable.clone()], own }
+            };
+            self.crashes.push(crash);
+        }
+        Some(written)
+    }
+
+    fn write_all(&mut self) {
+        while self.write().is_some() {}
+    }
+
+    fn files(&mut self) -> Vec<FileName> {
+        self.disk.list().unwrap().into_iter().map(|(file, _)| file).collect()
+    }
+
+    /// Ends the process and starts again.
+    fn reopen(&mut self) -> Recovered {
+        self.write_all();
+        let (store, recovered) = open(&mut self.disk).unwrap();
+        self.durable.assert_opened_as(&store, &recovered, &mut self.disk);
+        self.store = store;
+        self.next_io = 1;
+        recovered
+    }
+}
+
+impl Log {
+    /// Whether a snapshot up to `index` is one that this log itself leads to.
+    fn position_is(&self, index: LogIndex) -> bool {
+        self.base.index <= index && index <= self.last_index()
+    }
+}
+
+/// A leader's log: of other terms, and far longer.
+fn leader_log() -> Log {
+    let persist = Persist {
+        io: IoId(1),
+        hard_state: HardState::default(),
+        reset: None,
+        records: (1..=24).map(|index| record(index, 4 + index / 7, 4)).collect(),
+    };
+    let mut log = Log::default();
+    log.apply(&persist);
+    log
+}
+
+/// A log of several segments with a snapshot up to entry 4.
+fn log_with_snapshot() -> Writer {
+    let mut writer = Writer::new();
+    writer.append(1, 1, &[3, 5]);
+    writer.write_all();
+    writer.append(1, 3, &[4]);
+    writer.write_all();
+    writer.append(2, 4, &[20]);
+    writer.persist(None, 2, vec![membership_record(5, 2, &members(&[1, 2]).encode())]);
+    writer.write_all();
+    writer.save(writer.latest.snapshot(4, 0, 100));
+    writer.write();
+    writer.append(2, 6, &[7]);
+    writer.write_all();
+    writer
+}
+
+/// The same with a second snapshot, and without the entries that nobody needs.
+fn purged_log() -> Writer {
+    let mut writer = log_with_snapshot();
+    writer.append(2, 7, &[8, 9]);
+    writer.write_all();
+    writer.save(writer.latest.snapshot(8, 3, 70));
+    writer.write_all();
+    writer.append(2, 9, &[30, 40]);
+    writer.write_all();
+    writer.append(3, 9, &[3, 50]);
+    writer.append(3, 11, &[8]);
+    writer.write_all();
+    writer.store.purge(LogIndex(5));
+    writer.write_all();
+    writer
+}
+
+/// The same after a leader's snapshot was installed: the log begins anew after entry 16.
+fn installed_log() -> Writer {
+    let mut writer = purged_log();
+    let leader = leader_log();
+    let snapshot = leader.snapshot(20, 16, 150);
+    let reset = Reset { snapshot: LogIndex(20), base: snapshot.meta.base };
+    writer.append(3, 12, &[8]);
+    writer.save(snapshot);
+    writer.persist(Some(reset), 8, Vec::new());
+    writer.persist(None, 8, leader.records[16..18].to_vec());
+    writer.write_all();
+    writer
+}
+
+#[test]
+fn power_failure_at_any_operation_leaves_a_log_and_a_snapshot_that_belong_together() {
+    let mut writer = installed_log();
+    writer.persist(None, 8, leader_log().records[18..22].to_vec());
+    writer.write_all();
+    writer.save(writer.latest.snapshot(21, 17, 90));
+    writer.append(9, 23, &[1]);
+    writer.write_all();
+    writer.store.purge(LogIndex(19));
+    writer.write_all();
+    assert!(writer.crashes.len() > 80, "{} crashes", writer.crashes.len());
+    let mut resets = 0;
+    let mut states = 0;
+    for Crash { disk, logs, own } in &writer.crashes {
+        for left in disk.crash_states() {
+            let log = assert_belongs_together(left, logs, *own, &writer.snapshots);
+            resets += usize::from(log.began_with.is_some());
+            states += 1;
+        }
+    }
+    assert!(states > 500, "{states} states are too few to mean anything");
+    assert!(resets > 100, "{resets}");
+}
+
+/// Opens what a power failure left and checks it; returns the log that it is.
+fn assert_belongs_together<'a>(
+    mut disk: SimDisk,
+    logs: &'a [Log],
+    own: Option<LogIndex>,
+    snapshots: &[Snapshot],
+) -> &'a Log {
+    let (store, recovered) = open(&mut disk).expect("a power failure damages nothing durable");
+    store.check_invariants();
+    let log = logs.iter().find(|log| log.hard_state == recovered.hard_state);
+    let log = log.expect("the hard state is one that was persisted");
+    log.assert_opened_as(&store, &recovered, &mut disk);
+    match &recovered.snapshot {
+        Some(snapshot) => {
+            assert!(snapshots.contains(snapshot), "every byte as it was handed over");
+            let last = snapshot.meta.last;
+            assert!(recovered.base.index <= last.index);
+            assert!(log.began_with.is_none_or(|index| index <= last.index));
+            if last.index <= log.last_index() {
+                assert_eq!(log.position(last.index), last, "of another log");
+                assert!(log.began_with.is_some() || Some(last.index) >= own);
+            } else {
+                assert_eq!(log.began_with, Some(last.index));
+            }
+        }
+        None => assert_eq!((own, log.began_with, recovered.base.index.0), (None, None, 0)),
+    }
+    disk.crash_with(|_, _| Fate::Lost);
+    let (mut store, again) = open(&mut disk).expect("it opened before");
+    assert_eq!(again, Recovered { torn_bytes: 0, ..recovered }, "what was recovered is durable");
+    let next = record(log.last_index().0 + 1, 9, 4);
+    let hard_state = HardState { term: Term(9), ..HardState::default() };
+    store.persist(Persist { io: IoId(1), hard_state, reset: None, records: vec![next.clone()] });
+    while let Some(job) = store.next_write(JobId(1)) {
+        job.perform(&mut disk).result.unwrap();
+        store.write_done();
+    }
+    disk.crash_with(|_, _| Fate::Lost);
+    let (store, recovered) = open(&mut disk).expect("the log goes on");
+    assert_eq!(recovered.last_index, next.index());
+    assert_eq!(read(&store, &mut disk, next.index()), next);
+    log
+}
+
+fn snapshot_files(writer: &mut Writer) -> Vec<FileName> {
+    let mut files = writer.files();
+    files.retain(|file| matches!(file, FileName::Snapshot(_) | FileName::SnapshotTemporary));
+    files
+}
+
+#[test]
+fn purged_segments_are_gone_and_the_log_opens_without_them() {
+    let mut writer = purged_log();
+    let files = writer.files();
+    assert!(!files.contains(&FileName::Segment(1)), "{files:?}");
+    assert!(writer.store.plan_read_one(LogIndex(4), JobId(0)).is_none());
+    let recovered = writer.reopen();
+    assert_eq!(recovered.snapshot.as_ref(), writer.snapshots.last());
+    assert_eq!(recovered.base, LogPosition { term: Term(1), index: LogIndex(3) });
+    let files = writer.files();
+    let segments = files.iter().filter(|file| matches!(file, FileName::Segment(_))).count();
+    assert_eq!(writer.store.segments(), segments as u64);
+    let members = recovered.memberships.first().map(|(index, _)| *index);
+    assert_eq!(members, Some(LogIndex(5)));
+}
+
+#[test]
+fn a_purge_leaves_what_the_older_snapshot_needs_and_the_last_hard_state() {
+    let mut writer = log_with_snapshot();
+    writer.append(2, 7, &[8, 9]);
+    writer.write_all();
+    writer.store.purge(LogIndex(8));
+    writer.write_all();
+    let recovered = writer.reopen();
+    assert!(recovered.base.index <= LogIndex(4), "{:?}", recovered.base);
+    // Votes alone, in a segment of their own: its predecessors hold the entries, and may go.
+    let last = writer.latest.last_index();
+    for term in 20..30 {
+        writer.append(term, last.0 + 1, &[]);
+        writer.write_all();
+    }
+    writer.append(31, last.0 + 1, &[200]);
+    for index in last.0..=last.0 + 1 {
+        writer.save(writer.latest.snapshot(index, index, 10));
+        writer.write_all();
+    }
+    writer.store.purge(last.next());
+    writer.write_all();
+    assert_eq!(writer.store.segments(), 1);
+    assert_eq!(writer.reopen().hard_state.term, Term(31));
+}
+
+#[test]
+fn a_membership_that_was_cut_off_counts_no_more() {
+    let mut writer = log_with_snapshot();
+    assert_eq!(writer.reopen().memberships, [(LogIndex(5), members(&[1, 2]))]);
+    writer.append(4, 5, &[1]);
+    assert_eq!(writer.reopen().memberships, []);
+}
+
+#[test]
+fn a_membership_that_this_build_cannot_read_is_refused_with_an_upgrade() {
+    let mut writer = log_with_snapshot();
+    writer.persist(None, 2, vec![membership_record(7, 2, b"from the future")]);
+    writer.write_all();
+    let error = open(&mut writer.disk).unwrap_err();
+    assert!(matches!(error, StorageError::UnknownMembership { index: LogIndex(7), .. }), "{error}");
+}
+
+#[test]
+fn a_log_that_began_anew_opens_with_its_snapshot_and_nothing_of_the_old_one() {
+    let mut writer = installed_log();
+    let recovered = writer.reopen();
+    assert_eq!(recovered.snapshot.as_ref(), writer.snapshots.last());
+    assert_eq!(recovered.base, leader_log().position(LogIndex(16)));
+    assert_eq!(recovered.last_index, LogIndex(18));
+    assert_eq!(writer.store.segments(), 1, "the old segments are gone");
+    assert_eq!(recovered.hard_state.term, Term(8));
+}
+
+#[test]
+fn a_snapshot_that_came_before_a_power_failure_spared_the_log_is_left_alone() {
+    let mut writer = purged_log();
+    let own = writer.snapshots.last().cloned();
+    writer.save(leader_log().snapshot(20, 16, 150));
+    writer.write_all();
+    assert!(writer.files().contains(&FileName::Snapshot(LogIndex(20))));
+    assert_eq!(writer.reopen().snapshot, own);
+    let again = leader_log().snapshot(20, 16, 150);
+    writer.save(again.clone());
+    let reset = Reset { snapshot: LogIndex(20), base: again.meta.base };
+    writer.persist(Some(reset), 8, Vec::new());
+    assert_eq!(writer.reopen().snapshot, Some(again));
+}
+
+#[test]
+fn a_damaged_snapshot_is_never_served_and_the_older_one_takes_its_place() {
+    let mut writer = purged_log();
+    let (newest, older) = (FileName::Snapshot(LogIndex(8)), writer.snapshots[0].clone());
+    let len = writer.disk.contents(newest).unwrap().len() as u64;
+    for (offset, bit) in (0..len).flat_map(|offset| (0..8).map(move |bit| (offset, bit))) {
+        let mut disk = writer.disk.clone();
+        assert!(disk.flip_bit(newest, offset, bit));
+        let (store, recovered) = open(&mut disk).unwrap();
+        assert_eq!(recovered.snapshot.as_ref(), Some(&older), "bit {bit} of byte {offset}");
+        writer.durable.assert_opened_as(&store, &recovered, &mut disk);
+    }
+    for bytes in [vec![], vec![0; 200], [writer.disk.contents(newest).unwrap(), b"x"].concat()] {
+        let mut disk = writer.disk.clone();
+        disk.set_contents(newest, bytes);
+        assert_eq!(open(&mut disk).unwrap().1.snapshot.as_ref(), Some(&older));
+    }
+    // Without the older one, the log alone is not enough, and says so.
+    writer.disk.flip_bit(newest, len - 1, 0);
+    let file = FileName::Snapshot(LogIndex(4));
+    writer.disk.perform(&DiskOp::Delete { file }).unwrap();
+    let error = open(&mut writer.disk).unwrap_err();
+    let expected = StorageError::SnapshotDamaged {
+        file: newest,
+        damage: SnapshotDamage::State,
+        base: LogIndex(3),
+    };
+    assert_eq!(error, expected);
+    writer.disk.perform(&DiskOp::Delete { file: newest }).unwrap();
+    let error = open(&mut writer.disk).unwrap_err();
+    assert!(matches!(error, StorageError::MissingSegment { .. }), "{error}");
+}
+
+#[test]
+fn a_damaged_first_snapshot_is_made_good_by_a_log_that_is_whole() {
+    let mut writer = log_with_snapshot();
+    assert!(writer.disk.flip_bit(FileName::Snapshot(LogIndex(4)), 100, 0));
+    let recovered = writer.reopen();
+    assert_eq!((recovered.snapshot, recovered.base), (None, LogPosition::default()));
+}
+
+#[test]
+fn an_installed_snapshot_that_rots_before_the_log_has_reached_it_is_missed() {
+    let mut writer = installed_log();
+    let file = FileName::Snapshot(LogIndex(20));
+    assert!(writer.files().contains(&FileName::Snapshot(LogIndex(8))), "the older one is there");
+    let mut rotten = writer.disk.clone();
+    assert!(rotten.flip_bit(file, 200, 0));
+    let error = open(&mut rotten).unwrap_err();
+    assert!(matches!(error, StorageError::SnapshotDamaged { .. }), "{error}");
+    writer.disk.perform(&DiskOp::Delete { file }).unwrap();
+    let error = open(&mut writer.disk).unwrap_err();
+    assert_eq!(error, StorageError::MissingSnapshot { base: LogIndex(16) });
+}
+
+#[test]
+fn a_foreign_snapshot_is_refused_and_a_renamed_one_is_damage() {
+    let mut writer = purged_log();
+    let newest = FileName::Snapshot(LogIndex(8));
+    let older = writer.disk.contents(FileName::Snapshot(LogIndex(4))).unwrap().to_vec();
+    let mut disk = writer.disk.clone();
+    disk.set_contents(newest, older.clone());
+    disk.perform(&DiskOp::Delete { file: FileName::Snapshot(LogIndex(4)) }).unwrap();
+    let error = open(&mut disk).unwrap_err();
+    let damage = SnapshotDamage::Name { found: LogIndex(4) };
+    assert_eq!(error, StorageError::SnapshotDamaged { file: newest, damage, base: LogIndex(3) });
+
+    let mut other = SimDisk::new();
+    let node = NodeId(2);
+    Store::format(&mut other, &Identity { node, ..identity() }).unwrap();
+    let mut other = Store::open(&mut other, CLUSTER, GROUP, node, &Limits::default()).unwrap().0;
+    other.save_snapshot(writer.snapshots[1].clone());
+    let mut theirs = SimDisk::new();
+    other.next_write(JobId(1)).unwrap().perform(&mut theirs).result.unwrap();
+    writer.disk.set_contents(newest, theirs.contents(newest).unwrap().to_vec());
+    let error = open(&mut writer.disk).unwrap_err();
+    assert!(matches!(error, StorageError::Foreign { file, .. } if file == newest), "{error}");
+}
+
+#[test]
+fn a_large_snapshot_goes_in_pieces_that_commits_wait_for_one_at_a_time() {
+    let mut writer = log_with_snapshot();
+    let snapshot = writer.latest.snapshot(5, 0, 1_000);
+    writer.save(snapshot.clone());
+    let mut pieces = 0;
+    for index in 7.. {
+        writer.append(2, index, &[1]);
+        let io = IoId(writer.next_io - 1);
+        let before = writer.crashes.len();
+        let written = writer.write().unwrap();
+        assert_eq!(written.io, Some(io), "no commit waits for the snapshot");
+        let operations = writer.crashes.len() - before;
+        assert!(operations <= 11, "{operations} operations");
+        pieces += 1;
+        if written.snapshot.is_some() {
+            break;
+        }
+    }
+    assert!(pieces > 1_000 / PIECE_BYTES_SMALL, "{pieces} pieces");
+    assert_eq!(writer.reopen().snapshot, Some(snapshot));
+}
+
+#[test]
+fn a_newer_snapshot_takes_the_place_of_one_that_waits_unless_a_reset_names_that_one() {
+    let mut writer = log_with_snapshot();
+    writer.append(2, 7, &[8, 9]);
+    writer.write_all();
+    writer.save(writer.latest.snapshot(5, 0, 200));
+    writer.write();
+    writer.save(writer.latest.snapshot(6, 0, 200));
+    writer.save(writer.latest.snapshot(7, 0, 200));
+    let mut saved = Vec::new();
+    while let Some(written) = writer.write() {
+        saved.extend(written.snapshot);
+    }
+    assert_eq!(saved, [LogIndex(5), LogIndex(7)]);
+    let (leader, mut saved) = (leader_log(), Vec::new());
+    let reset = Reset { snapshot: LogIndex(20), base: leader.position(LogIndex(16)) };
+    writer.save(leader.snapshot(20, 16, 50));
+    writer.persist(Some(reset), 8, leader.records[16..22].to_vec());
+    writer.save(writer.latest.snapshot(21, 16, 50));
+    while let Some(written) = writer.write() {
+        saved.extend(written.snapshot);
+    }
+    assert_eq!(saved, [LogIndex(20), LogIndex(21)]);
+    assert_eq!(snapshot_files(&mut writer).len(), 2);
+}
+
+#[test]
+fn a_snapshot_waits_for_the_entries_that_it_was_made_from() {
+    let mut writer = log_with_snapshot();
+    for index in 7..12 {
+        writer.append(2, index, &[150]);
+    }
+    writer.save(writer.latest.snapshot(11, 0, 10));
+    while let Some(written) = writer.write() {
+        assert!(written.snapshot.is_none_or(|index| index <= writer.durable.last_index()));
+    }
+    assert_eq!(writer.own, Some(LogIndex(11)));
+}
+
+#[test]
+fn a_saved_snapshot_is_read_in_pieces_and_one_that_is_gone_is_not() {
+    let mut writer = log_with_snapshot();
+    let snapshot = writer.snapshots[0].clone();
+    let read = |writer: &mut Writer, index, offset, len| {
+        let job = writer.store.plan_snapshot_read(LogIndex(index), offset, len, JobId(9))?;
+        Some(job.perform(&mut writer.disk).result.unwrap().remove(0))
+    };
+    assert_eq!(read(&mut writer, 4, 0, 60).unwrap(), snapshot.bytes[..60]);
+    assert_eq!(read(&mut writer, 4, 60, 1_000).unwrap(), snapshot.bytes[60..]);
+    assert_eq!(read(&mut writer, 4, 100, 8).unwrap(), Bytes::new());
+    assert_eq!(read(&mut writer, 4, u64::MAX, 8).unwrap(), Bytes::new());
+    assert_eq!(read(&mut writer, 5, 0, 8), None);
+    writer.reopen();
+    assert_eq!(read(&mut writer, 4, 60, 30).unwrap(), snapshot.bytes[60..90]);
+    for last in [5, 6] {
+        writer.save(writer.latest.snapshot(last, 0, 10));
+        writer.write_all();
+    }
+    assert_eq!(read(&mut writer, 4, 0, 8), None);
+    assert!(!writer.store.keeps(FileName::Snapshot(LogIndex(4))));
+    assert_eq!(snapshot_files(&mut writer).len(), 2, "two generations");
+}
+
+#[test]
+fn a_deletion_that_a_power_failure_undoes_does_no_harm() {
+    let mut writer = installed_log();
+    let mut disk = writer.disk.clone();
+    for before in writer.crashes.iter().map(|crash| &crash.disk) {
+        // Whatever the newest files are, the oldest segment that ever went comes back.
+        let files = writer.disk.list().unwrap();
+        let (file, _) =
+            files.iter().find(|(file, _)| matches!(file, FileName::Segment(_))).unwrap();
+        let FileName::Segment(first) = *file else { unreachable!() };
+        let back = FileName::Segment(first - 1);
+        if let Some(bytes) = before.contents(back) {
+            disk.set_contents(back, bytes.to_vec());
+        }
+    }
+    assert_eq!(disk.list().unwrap().len(), writer.disk.list().unwrap().len() + 1);
+    let recovered = open(&mut disk).unwrap().1;
+    assert_eq!(recovered, writer.reopen());
+    let (mut store, _) = open(&mut disk).unwrap();
+    store.next_write(JobId(1)).unwrap().perform(&mut disk).result.unwrap();
+    store.write_done();
+    assert_eq!(disk.list().unwrap(), writer.disk.list().unwrap(), "it goes again");
+}
+
+#[test]
+fn a_directory_with_a_snapshot_is_never_formatted() {
+    let mut writer = log_with_snapshot();
+    for file in writer.files() {
+        if !matches!(file, FileName::Snapshot(_)) {
+            writer.disk.perform(&DiskOp::Delete { file }).unwrap();
+        }
+    }
+    let file = FileName::Snapshot(LogIndex(4));
+    assert_eq!(Store::format(&mut writer.disk, &identity()), Err(StorageError::NotEmpty { file }));
+}
