@@ -210,8 +210,8 @@ impl Writer {
         }
         let written = self.store.write_done();
         self.store.check_invariants();
-        while let Some((_, log)) = self.waiting.pop_front_if(|(io, _)| Some(*io) <= written.io) {
-            self.durable = log;
+        while self.waiting.front().is_some_and(|(io, _)| Some(*io) <= written.io) {
+            self.durable = self.waiting.pop_front().unwrap().1;
         }
         if written.snapshot.is_some_and(|index| self.durable.position_is(index)) {
             self.own = written.snapshot;
