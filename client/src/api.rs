@@ -3,23 +3,23 @@
 //! Checks what needs no node, hands the call over, and gives the answer its type. Never talks to a
 //! node itself. Next: `driver`.
 
-use crate::call::{Answered, BODIES_WEIGHT, Caller, CommandCall, Payload, ReadCall};
+use crate::call::{Answered, Ask, BODIES_WEIGHT, Caller, CommandCall, Payload};
 use crate::driver::{Driver, Ports, Published};
 use crate::entropy::Entropy;
 use crate::error::{CallError, ConnectError, Rejected, Unknown};
+use crate::members::{Changed, Members};
 use crate::message::{
     Delivery, Handle, NewMessage, ReceiveOptions, Stored, check_count, check_queue,
     encoded_bytes_max,
 };
 use crate::options::{Cluster, Options};
+use crate::reader::{ReadFrom, Reader};
 use bytes::Bytes;
 use engine::block::{BLOCK_HEADER_BYTES, LENGTH_BYTES};
-use engine::hlc::Hlc;
 use engine::ids::{MessageId, NodeId, Position};
 use engine::limits;
-use engine::queue::{
-    Browsed, Command, Held, Invalid, Message, Query, QueueInfo, ReceiveMode, Reply, Sent,
-};
+use engine::queue::{Command, Held, Invalid, Message, Query, QueueInfo, ReceiveMode, Reply, Sent};
+use engine::raft::ChangeRequest;
 use engine::wire::client::NodeStatus;
 use std::future::Future;
 use std::pin::Pin;
@@ -33,9 +33,6 @@ use tokio::time::Instant;
 const COMMAND_FIXED_BYTES: usize = 64;
 /// What one handle or id in a command takes, bytes, at most.
 const ITEM_BYTES_MAX: usize = 32;
-/// Queues that one call lists: their names, 255 bytes each at most, must fit into one frame's head.
-const LIST_PAGE: u32 = 1_024;
-const _: () = assert!(LIST_PAGE as usize * 512 <= limits::FRAME_HEAD_BYTES_MAX);
 /// A waiting receive asks again after this long at the latest.
 const WATCH_MAX: Duration = Duration::from_secs(30);
 
@@ -86,8 +83,8 @@ impl Client {
     /// Drops this handle and waits until the background task has answered everything, closed its
     /// session and ended; that takes all clones to be dropped, or `timeout`.
     pub async fn close(self, timeout: Duration) {
-        let Ports { commands, reads, mut published } = self.ports;
-        drop((commands, reads));
+        let Ports { commands, asks, mut published } = self.ports;
+        drop((commands, asks));
         let ended = async { while published.changed().await.is_ok() {} };
         // Running out of time is as good an end as any: the session expires by itself.
         let _in_time = tokio::time::timeout(timeout, ended).await;
@@ -179,8 +176,7 @@ impl Client {
         let query = Query::Available { queue: queue.to_owned() };
         let now = Instant::now();
         let (caller, answer) = Caller::new(until.saturating_duration_since(now) + self.timeout);
-        self.read(ReadCall::Watch { query, until, caller }).await?;
-        answer.await.map_err(closed)?
+        self.ask(Ask::Watch { query, until, caller }, answer).await
     }
 
     /// Acknowledges deliveries: the messages are removed. For each whether its lease was still held;
@@ -260,18 +256,18 @@ impl Client {
         Pending { answer, read: read_purged }.await
     }
 
+    /// Reads that are answered where `from` says, with how new the answer is.
+    #[must_use]
+    pub fn reader(&self, from: ReadFrom) -> Reader {
+        Reader::new(self.clone(), from)
+    }
+
     /// Looks a message up by id, if it is waiting or leased.
     ///
     /// # Errors
     /// As every call; a read has no effect, so it is never unknown for want of an answer.
     pub async fn get(&self, queue: &str, id: MessageId) -> Result<Option<Stored>, CallError> {
-        check_queue(queue).map_err(invalid)?;
-        match self.query(Query::Get { queue: queue.to_owned(), id }).await? {
-            (Reply::Got(found), bodies) => {
-                found.zip(bodies.first()).map(|(found, body)| stored(found, body)).transpose()
-            }
-            (other, _) => Err(unexpected(&other)),
-        }
+        Ok(self.reader(ReadFrom::Leader).get(queue, id).await?.value)
     }
 
     /// Looks at messages of a queue in order, waiting and leased, without taking them: at most
@@ -285,15 +281,7 @@ impl Client {
         after: Option<Position>,
         max: usize,
     ) -> Result<Vec<Stored>, CallError> {
-        check_queue(queue).map_err(invalid)?;
-        check_count(max, limits::MESSAGES_PER_RECEIVE_MAX).map_err(invalid)?;
-        let max = u32::try_from(max).expect("checked above");
-        match self.query(Query::Browse { queue: queue.to_owned(), after, max }).await? {
-            (Reply::Browsed(found), bodies) => {
-                found.into_iter().zip(&bodies).map(|(found, body)| stored(found, body)).collect()
-            }
-            (other, _) => Err(unexpected(&other)),
-        }
+        Ok(self.reader(ReadFrom::Leader).browse(queue, after, max).await?.value)
     }
 
     /// All queues in the order of their names.
@@ -301,21 +289,37 @@ impl Client {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn list(&self) -> Result<Vec<QueueInfo>, CallError> {
-        let mut queues: Vec<QueueInfo> = Vec::new();
-        loop {
-            let after = queues.last().map(|queue| queue.name.clone());
-            match self.query(Query::List { after, max: LIST_PAGE }).await? {
-                (Reply::Queues(page), _) if page.is_empty() => return Ok(queues),
-                (Reply::Queues(page), _) => {
-                    let is_last = page.len() < LIST_PAGE as usize;
-                    queues.extend(page);
-                    if is_last {
-                        return Ok(queues);
-                    }
-                }
-                (other, _) => return Err(unexpected(&other)),
-            }
-        }
+        Ok(self.reader(ReadFrom::Leader).list().await?.value)
+    }
+
+    /// The members as their leader sees them, and what is under way.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn members(&self) -> Result<Members, CallError> {
+        let (caller, answer) = Caller::new(self.timeout);
+        let status = self.ask(Ask::Status { node: None, caller }, answer).await?;
+        Ok(Members::of(&status))
+    }
+
+    /// Changes the membership, and waits until the change is committed. The same change again is the
+    /// same change: it is repeated until the deadline, whoever leads.
+    ///
+    /// # Errors
+    /// As every call. A change that cannot be made, or not now, is rejected with
+    /// [`Rejected::Change`].
+    pub async fn change_membership(&self, change: ChangeRequest) -> Result<Changed, CallError> {
+        let (caller, answer) = Caller::new(self.timeout);
+        self.ask(Ask::Change { change, unanswered: 0, caller }, answer).await
+    }
+
+    /// Lets another voter lead, `to` or the best, and says who leads then.
+    ///
+    /// # Errors
+    /// As every call. Leadership that cannot be handed over is rejected with [`Rejected::Transfer`].
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, CallError> {
+        let (caller, answer) = Caller::new(self.timeout);
+        self.ask(Ask::Transfer { to, asked: None, unanswered: 0, caller }, answer).await
     }
 
     /// The cluster as it is known at this moment.
@@ -345,18 +349,21 @@ impl Client {
             return Err(Rejected::NoSuchNode { node: node.0, known: known.join(", ") }.into());
         }
         let (caller, answer) = Caller::new(self.timeout);
-        self.read(ReadCall::Status { node, caller }).await?;
-        answer.await.map_err(closed)?
+        self.ask(Ask::Status { node: Some(node), caller }, answer).await
     }
 
-    async fn query(&self, query: Query) -> Result<Answered, CallError> {
-        let (caller, answer) = Caller::new(self.timeout);
-        self.read(ReadCall::Query { query, caller }).await?;
-        answer.await.map_err(closed)?
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
-    async fn read(&self, call: ReadCall) -> Result<(), CallError> {
-        hand_over(&self.ports.reads, call, self.timeout).await
+    /// Hands something over that is outside the session, and waits for its answer.
+    pub(crate) async fn ask<R>(
+        &self,
+        ask: Ask,
+        answer: oneshot::Receiver<Result<R, CallError>>,
+    ) -> Result<R, CallError> {
+        hand_over(&self.ports.asks, ask, self.timeout).await?;
+        answer.await.map_err(closed)?
     }
 
     async fn submit(&self, command: Command, bytes_max: usize) -> Result<Answer, CallError> {
@@ -424,7 +431,7 @@ fn closed(_: oneshot::error::RecvError) -> CallError {
     Unknown::Closed.into()
 }
 
-fn invalid(invalid: Invalid) -> CallError {
+pub(crate) fn invalid(invalid: Invalid) -> CallError {
     Rejected::Invalid(invalid).into()
 }
 
@@ -432,7 +439,7 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn unexpected(reply: &Reply) -> CallError {
+pub(crate) fn unexpected(reply: &Reply) -> CallError {
     let reason = format!("{reply:?}").chars().take(80).collect();
     Unknown::Reply { reason }.into()
 }
@@ -488,12 +495,6 @@ fn read_received((reply, bodies): Answered) -> Result<Vec<Delivery>, CallError> 
     deliveries.into_iter().zip(bodies).map(delivery).collect()
 }
 
-fn stored(found: Browsed, body: &Bytes) -> Result<Stored, CallError> {
-    let Browsed { receipt, len: _, attempts, unavailable_until } = found;
-    let unavailable_until: Option<Hlc> = unavailable_until;
-    Ok(Stored { receipt, message: decode(body)?, attempts, unavailable_until })
-}
-
-fn decode(body: &[u8]) -> Result<Message, CallError> {
+pub(crate) fn decode(body: &[u8]) -> Result<Message, CallError> {
     Message::decode(body).map_err(|error| Unknown::Reply { reason: error.to_string() }.into())
 }

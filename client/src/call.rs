@@ -1,10 +1,13 @@
 //! Calls between a handle and the driver: what is asked, until when, and where the answer goes.
 
 use crate::error::{CallError, Rejected, Unknown};
+use crate::members::Changed;
+use crate::reader::{Read, ReadFrom};
 use bytes::Bytes;
 use engine::ids::NodeId;
 use engine::limits;
 use engine::queue::{Command, Query, Reply};
+use engine::raft::ChangeRequest;
 use engine::time::Micros;
 use engine::wire::client::NodeStatus;
 use std::time::Duration;
@@ -79,31 +82,69 @@ pub(crate) enum Payload {
     Encoded(Bytes),
 }
 
-/// Something that changes nothing.
+/// Something asked outside the session: asked again, it has no other effect than asked once.
 #[derive(Debug)]
-pub(crate) enum ReadCall {
-    /// Answered by the leader.
-    Query { query: Query, caller: Caller },
+pub(crate) enum Ask {
+    /// Answered where `from` says.
+    Query { query: Query, from: ReadFrom, caller: Caller<Read<Answered>> },
     /// Answered by the leader when a message is available, or at `until`; tells whether one is.
     Watch { query: Query, until: Instant, caller: Caller<bool> },
-    /// Answered by one node from its own knowledge.
-    Status { node: NodeId, caller: Caller<NodeStatus> },
+    /// Answered by one node from its own knowledge; without a name, by the leader.
+    Status { node: Option<NodeId>, caller: Caller<NodeStatus> },
+    /// Answered by the leader once it is committed. The same change again is the same change.
+    Change { change: ChangeRequest, unanswered: u32, caller: Caller<Changed> },
+    /// Answered by the leader, or by the fact that another leads than the one that was `asked`.
+    Transfer { to: Option<NodeId>, asked: Option<NodeId>, unanswered: u32, caller: Caller<NodeId> },
 }
 
-impl ReadCall {
+impl Ask {
     pub(crate) fn deadline(&self) -> Instant {
         match self {
             Self::Query { caller, .. } => caller.deadline,
             Self::Watch { caller, .. } => caller.deadline,
             Self::Status { caller, .. } => caller.deadline,
+            Self::Change { caller, .. } => caller.deadline,
+            Self::Transfer { caller, .. } => caller.deadline,
         }
     }
 
-    pub(crate) fn end_unreached(self, trouble: &str) {
+    /// Where it may be answered.
+    pub(crate) fn route(&self) -> Route {
+        match self {
+            Self::Status { node: Some(node), .. } => Route::Node(*node),
+            Self::Query { from: ReadFrom::Anywhere | ReadFrom::Stale, .. } => Route::Anybody,
+            Self::Query { from: ReadFrom::Leader, .. }
+            | Self::Watch { .. }
+            | Self::Status { node: None, .. }
+            | Self::Change { .. }
+            | Self::Transfer { .. } => Route::Leader,
+        }
+    }
+
+    /// The deadline has passed.
+    pub(crate) fn end_overdue(self, trouble: &str) {
         match self {
             Self::Query { caller, .. } => caller.end_unreached(trouble),
             Self::Watch { caller, .. } => caller.end_unreached(trouble),
             Self::Status { caller, .. } => caller.end_unreached(trouble),
+            Self::Change { caller, unanswered: 0, .. } => caller.end_unreached(trouble),
+            Self::Change { caller, .. } => caller.end_unknown(trouble),
+            Self::Transfer { caller, unanswered: 0, .. } => caller.end_unreached(trouble),
+            Self::Transfer { caller, .. } => caller.end_unknown(trouble),
+        }
+    }
+
+    /// A node refused it for now: that transmission has no effect.
+    pub(crate) fn on_refused(&mut self) {
+        match self {
+            Self::Query { .. } | Self::Watch { .. } | Self::Status { .. } => {}
+            Self::Change { unanswered, .. } => *unanswered -= 1,
+            Self::Transfer { unanswered, asked, .. } => {
+                *unanswered -= 1;
+                if *unanswered == 0 {
+                    *asked = None;
+                }
+            }
         }
     }
 
@@ -112,8 +153,18 @@ impl ReadCall {
             Self::Query { caller, .. } => caller.end(Err(rejected.into())),
             Self::Watch { caller, .. } => caller.end(Err(rejected.into())),
             Self::Status { caller, .. } => caller.end(Err(rejected.into())),
+            Self::Change { caller, .. } => caller.end(Err(rejected.into())),
+            Self::Transfer { caller, .. } => caller.end(Err(rejected.into())),
         }
     }
+}
+
+/// Who can answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Route {
+    Leader,
+    Node(NodeId),
+    Anybody,
 }
 
 /// A span as the protocol counts it.

@@ -1,21 +1,22 @@
-//! The background task of a client: one future that owns the connections, the session, the reads
-//! and the deadlines.
+//! The background task of a client: one future that owns the connections, the session, what is
+//! asked outside it and the deadlines.
 //!
 //! Each turn takes what has come (frames, calls, time), works it off, and writes what follows, so a
 //! batch of any size costs one wake-up, one read and one write, and nothing is shared under a lock.
 //! What waits while earlier blocks are under way forms the next block; there is no linger timer.
 //! It stops when every handle is gone and every call is answered.
-//! Next: `session` for the window, `reads` for queries, `peers` for the connections.
+//! Next: `session` for the window, `asks` for queries and whatever else is outside the session, `peers` for the connections.
 
-mod reads;
+mod asks;
 
-use crate::call::{BLOCK_WEIGHT_MAX, BODIES_WEIGHT, Caller, CommandCall, Payload, ReadCall};
+use crate::call::{Ask, BLOCK_WEIGHT_MAX, BODIES_WEIGHT, Caller, CommandCall, Payload, Route};
 use crate::entropy::Entropy;
 use crate::error::{Rejected, Unknown};
 use crate::leadership::Leadership;
 use crate::options::{Cluster, Node, Options};
 use crate::peers::{LinkId, PeerEvent, Peers};
 use crate::session::{Ended, Fate, Progress, Window};
+use asks::Asks;
 use bytes::Bytes;
 use engine::api::{Rejection, Response};
 use engine::block::{BlockBuilder, LENGTH_BYTES};
@@ -27,7 +28,6 @@ use engine::time::{Micros, Now};
 use engine::wire::client::{
     Call, ClientFrame, ClusterView, ServerFrame, join_response, read_server_frame,
 };
-use reads::Reads;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -65,7 +65,7 @@ pub(crate) struct Published {
 #[derive(Clone, Debug)]
 pub(crate) struct Ports {
     pub(crate) commands: mpsc::Sender<CommandCall>,
-    pub(crate) reads: mpsc::Sender<ReadCall>,
+    pub(crate) asks: mpsc::Sender<Ask>,
     pub(crate) published: watch::Receiver<Published>,
 }
 
@@ -86,17 +86,17 @@ pub(crate) struct Driver {
     options: Options,
     entropy: Arc<Entropy>,
     commands: mpsc::Receiver<CommandCall>,
-    reads_intake: mpsc::Receiver<ReadCall>,
+    asks_intake: mpsc::Receiver<Ask>,
     published: watch::Sender<Published>,
     peers: Peers,
     view: ClusterView,
     leadership: Leadership,
-    /// The connection that the session's blocks and the reads went to last.
+    /// The connection that the session's blocks and the leader's asks went to last.
     target: Option<LinkId>,
     /// Commands without a sequence yet.
     waiting: VecDeque<CommandCall>,
     session: Session,
-    reads: Reads,
+    asks: Asks,
     clock: Clock,
     /// The start of what the clock takes for monotonic time.
     started_at: Instant,
@@ -106,6 +106,8 @@ pub(crate) struct Driver {
     /// When to ask any node, while no leader is known.
     guess_at: Option<Instant>,
     guesses: usize,
+    /// Counts what any node may answer.
+    turns: usize,
     /// No caller's deadline is earlier.
     next_overdue: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -122,28 +124,29 @@ impl Driver {
         entropy: Arc<Entropy>,
     ) -> (Self, Ports) {
         let (commands_in, commands) = mpsc::channel(options.window_clamped());
-        let (reads_in, reads_intake) = mpsc::channel(options.window_clamped());
+        let (asks_in, asks_intake) = mpsc::channel(options.window_clamped());
         let (published, published_out) = watch::channel(Published::default());
-        let ports = Ports { commands: commands_in, reads: reads_in, published: published_out };
+        let ports = Ports { commands: commands_in, asks: asks_in, published: published_out };
         let driver = Self {
             peers: Peers::new(addresses, &options, Instant::now()),
             options,
             entropy,
             commands,
-            reads_intake,
+            asks_intake,
             published,
             view: ClusterView::default(),
             leadership: Leadership::default(),
             target: None,
             waiting: VecDeque::new(),
             session: Session::Closed { opening: None },
-            reads: Reads::default(),
+            asks: Asks::default(),
             clock: Clock::default(),
             started_at: Instant::now(),
             requests: 0,
             paused_until: None,
             guess_at: None,
             guesses: 0,
+            turns: 0,
             next_overdue: None,
             sleep: None,
             events: Vec::new(),
@@ -167,7 +170,7 @@ impl Driver {
             self.paused_until = None;
             self.send_session(now);
         }
-        self.send_reads(now);
+        self.send_asks(now);
         self.peers.poll_write(cx, now, &self.entropy, &mut events);
         if !events.is_empty() {
             cx.waker().wake_by_ref();
@@ -194,7 +197,7 @@ impl Driver {
 
     fn on_down(&mut self, now: Instant, link: LinkId) {
         self.is_news = true;
-        self.reads.on_lost(link);
+        self.asks.on_lost(link);
         if self.target == Some(link) {
             self.forget_target();
         }
@@ -229,7 +232,12 @@ impl Driver {
         match frame {
             ServerFrame::View(view) => self.on_view(now, view),
             ServerFrame::Pong(_) => {}
-            ServerFrame::Status { request, status } => self.reads.on_status(request, status),
+            ServerFrame::Status { request, status } => {
+                let leader = status.leader;
+                if !self.asks.on_status(now, request, *status) {
+                    self.leadership.on_refusal(node, leader);
+                }
+            }
             ServerFrame::Response { request, answer, .. } => {
                 let response = join_response(answer, bodies);
                 if let Response::Rejected(rejection) = &response {
@@ -238,8 +246,8 @@ impl Driver {
                 if let Response::Unknown { leader } = &response {
                     self.leadership.on_refusal(node, *leader);
                 }
-                if self.reads.is_sent(request) {
-                    self.reads.on_response(request, response);
+                if self.asks.is_sent(request) {
+                    self.asks.on_response(now, node, request, response);
                 } else if self.target == Some(link) {
                     self.on_session_response(request, response)?;
                 }
@@ -382,21 +390,21 @@ impl Driver {
                 self.waiting.push_back(call);
             }
         }
-        let mut reads_gone = false;
-        while self.reads.waiting() < self.options.window_clamped() {
-            match self.reads_intake.poll_recv(cx) {
+        let mut asks_gone = false;
+        while self.asks.waiting() < self.options.window_clamped() {
+            match self.asks_intake.poll_recv(cx) {
                 Poll::Pending => break,
                 Poll::Ready(None) => {
-                    reads_gone = true;
+                    asks_gone = true;
                     break;
                 }
                 Poll::Ready(Some(call)) => {
                     self.next_overdue = Some(earlier(self.next_overdue, call.deadline()));
-                    self.reads.push(call);
+                    self.asks.push(call);
                 }
             }
         }
-        self.handles_gone = commands_gone && reads_gone;
+        self.handles_gone = commands_gone && asks_gone;
     }
 
     /// Tells the callers whose time is up.
@@ -414,8 +422,8 @@ impl Driver {
                 self.waiting.push_back(call);
             }
         }
-        self.reads.end_overdue(now, &trouble);
-        next = next.into_iter().chain(self.reads.deadlines().min()).min();
+        self.asks.end_overdue(now, &trouble);
+        next = next.into_iter().chain(self.asks.deadlines().min()).min();
         if let Session::Open(window) = &mut self.session {
             window.abandon(|caller| caller.deadline <= now, |caller| caller.end_unknown(&trouble));
             next =
@@ -474,7 +482,7 @@ impl Driver {
             && self.target != Some(link)
         {
             self.forget_target();
-            self.reads.on_leader(link);
+            self.asks.on_leader(link);
             self.target = Some(link);
         }
     }
@@ -547,15 +555,25 @@ impl Driver {
         window.push_block(builder, callers);
     }
 
-    fn send_reads(&mut self, now: Instant) {
-        let leader = self.leader_link();
+    fn send_asks(&mut self, now: Instant) {
+        let (candidate, leader) = (self.leadership.candidate(), self.leadership.leader());
         let ready = self.paused_until.is_none();
-        let peers = &mut self.peers;
-        self.reads.send(now, &mut self.requests, |call| match call {
-            ReadCall::Status { node, .. } => peers.link_to(*node),
-            ReadCall::Query { .. } | ReadCall::Watch { .. } => leader.filter(|_| ready),
+        let (peers, turns) = (&mut self.peers, &mut self.turns);
+        let link_to = |peers: &Peers, node| Some((node, peers.link_to(node)?));
+        self.asks.send(now, leader, &mut self.requests, |route| match route {
+            Route::Node(node) => link_to(peers, node),
+            Route::Leader => link_to(peers, candidate.filter(|_| ready)?),
+            Route::Anybody if ready => {
+                // The leader has enough to do; the others take turns.
+                let others: Vec<NodeId> =
+                    peers.connected().filter(|node| Some(*node) != leader).collect();
+                *turns = turns.wrapping_add(1);
+                let node = others.get(*turns % others.len().max(1)).copied();
+                link_to(peers, node.or(leader)?)
+            }
+            Route::Anybody => None,
         });
-        for (link, frame, tail) in self.reads.outbound() {
+        for (link, frame, tail) in self.asks.outbound() {
             peers.write(link, &frame, &[tail]);
         }
     }
@@ -573,11 +591,11 @@ impl Driver {
             Session::Closed { .. } => false,
             Session::Closing { .. } => true,
         };
-        in_session || !self.waiting.is_empty() || !self.reads.is_empty()
+        in_session || !self.waiting.is_empty() || !self.asks.is_empty()
     }
 
     fn is_finished(&self, now: Instant) -> bool {
-        if !self.handles_gone || !self.waiting.is_empty() || !self.reads.is_empty() {
+        if !self.handles_gone || !self.waiting.is_empty() || !self.asks.is_empty() {
             return false;
         }
         match &self.session {
@@ -635,7 +653,8 @@ impl Driver {
             Session::Closing { until } => Some(*until),
             Session::Open(_) | Session::Closed { .. } => None,
         };
-        let own = [self.paused_until, self.guess_at, self.next_overdue, closing];
+        let release = self.asks.next_release();
+        let own = [self.paused_until, self.guess_at, self.next_overdue, closing, release];
         own.into_iter().flatten().chain(self.peers.next_deadline()).min()
     }
 

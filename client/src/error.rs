@@ -3,7 +3,9 @@
 //! Two cases and no more, because a caller has two things to do: after [`Rejected`] nothing
 //! happened and nothing will, after [`Unknown`] the caller must look or repeat idempotently.
 
+use engine::api::TransferError;
 use engine::queue::Invalid;
+use engine::raft::ChangeError;
 use std::fmt;
 use std::time::Duration;
 use thiserror::Error;
@@ -67,6 +69,12 @@ pub enum Rejected {
         /// Those that are known, separated by commas.
         known: String,
     },
+    /// The membership cannot be changed as asked, or not now.
+    #[error("{0}")]
+    Change(ChangeError),
+    /// Leadership cannot be handed over as asked.
+    #[error("{0}")]
+    Transfer(TransferError),
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
@@ -84,6 +92,7 @@ impl Rejected {
                 "check with `posthaste nodes` that a majority of the nodes runs, then call again"
             }
             Self::NoSuchNode { .. } => "ask for one of those",
+            Self::Change(_) | Self::Transfer(_) => "see `posthaste members`",
             Self::Closed => "connect again",
         }
     }

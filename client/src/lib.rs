@@ -42,12 +42,16 @@ mod driver;
 mod entropy;
 mod error;
 mod leadership;
+mod members;
 mod message;
 mod options;
 mod peers;
+mod reader;
 mod session;
 
 pub use api::{Client, Pending};
 pub use error::{CallError, ConnectError, Rejected, Unknown};
+pub use members::{Changed, MemberRole, MemberStatus, Members};
 pub use message::{Delivery, Handle, HandleError, NewMessage, ReceiveOptions, Stored};
 pub use options::{Cluster, Node, Options};
+pub use reader::{Read, ReadFrom, Reader};

@@ -5,10 +5,12 @@ use super::output::{Printer, message_json, time};
 use super::values::{escape, parse_id};
 use super::{Failure, Outcome};
 use clap::Args;
-use client::{Client, Cluster, Node, Stored};
+use client::{Client, Cluster, Node, Read, ReadFrom, Reader, Stored};
 use engine::ids::{MessageId, NodeId};
+use engine::raft::{FlowStatus, FollowerStatus};
 use engine::wire::client::{Health, NodeStatus};
 use serde_json::{Value, json};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Characters of a body that a table shows.
 const PREVIEW_CHARS: usize = 60;
@@ -28,6 +30,54 @@ pub(super) struct GetArgs {
     /// Id of the message, a UUID
     #[arg(value_parser = parse_id)]
     id: MessageId,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+/// Who answers.
+#[derive(Args, Debug)]
+struct ReadArgs {
+    /// Let any node answer, as new as the leader would
+    #[arg(long, conflicts_with = "stale")]
+    here: bool,
+    /// Let any node answer at once from what it knows, however old, also without a leader
+    #[arg(long)]
+    stale: bool,
+}
+
+impl ReadArgs {
+    fn reader(&self, client: &Client) -> Reader {
+        client.reader(match (self.here, self.stale) {
+            (_, true) => ReadFrom::Stale,
+            (true, false) => ReadFrom::Anywhere,
+            (false, false) => ReadFrom::Leader,
+        })
+    }
+
+    /// Says who answered and how old that is, if that was left open.
+    fn note<T>(&self, read: &Read<T>, printer: Printer) {
+        if !self.here && !self.stale {
+            return;
+        }
+        let Read { at, node, .. } = read;
+        let mut value = json!({"answered_by": node.0, "at": at.0});
+        let mut text = format!("answered by node {node}, true after entry {at}");
+        if let Some(log_time) = read.log_time {
+            value["log_time"] = json!(time(log_time));
+            text.push_str(&format!(" of {}", time(log_time)));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let age = now.saturating_sub(Duration::from_millis(log_time.millis()));
+            value["age_ms"] = json!(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            text.push_str(&format!(", {:.1} s ago by this machine's clock", age.as_secs_f64()));
+        }
+        printer.note(&value, &text);
+    }
 }
 
 #[derive(Args, Debug)]
@@ -37,6 +87,8 @@ pub(super) struct BrowseArgs {
     /// Messages at most
     #[arg(long, default_value_t = 100)]
     max: usize,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 #[derive(Args, Debug)]
@@ -72,7 +124,9 @@ fn stored_json(stored: &Stored) -> Value {
 }
 
 pub(super) async fn get(client: &Client, args: GetArgs, printer: Printer) -> Outcome {
-    let Some(stored) = client.get(&args.queue, args.id).await? else {
+    let read = args.read.reader(client).get(&args.queue, args.id).await?;
+    args.read.note(&read, printer);
+    let Some(stored) = read.value else {
         let what = format!("`{}` holds no message {}", args.queue, args.id);
         return Err(Failure::Nothing(what));
     };
@@ -98,14 +152,18 @@ fn until(stamp: engine::hlc::Hlc) -> String {
 }
 
 pub(super) async fn browse(client: &Client, args: BrowseArgs, printer: Printer) -> Outcome {
+    let reader = args.read.reader(client);
     let mut found: Vec<Stored> = Vec::new();
     while found.len() < args.max {
         let after = found.last().map(|stored| stored.receipt.position);
-        let page = client.browse(&args.queue, after, PAGE.min(args.max - found.len())).await?;
-        if page.is_empty() {
+        let page = reader.browse(&args.queue, after, PAGE.min(args.max - found.len())).await?;
+        if found.is_empty() {
+            args.read.note(&page, printer);
+        }
+        if page.value.is_empty() {
             break;
         }
-        found.extend(page);
+        found.extend(page.value);
     }
     if found.is_empty() {
         return Err(Failure::Nothing(format!("`{}` holds no messages", args.queue)));
@@ -123,8 +181,10 @@ pub(super) async fn browse(client: &Client, args: BrowseArgs, printer: Printer) 
     Ok(printer.table(&["position", "id", "attempts", "state", "body"], rows)?)
 }
 
-pub(super) async fn list(client: &Client, printer: Printer) -> Outcome {
-    let queues = client.list().await?;
+pub(super) async fn list(client: &Client, args: ListArgs, printer: Printer) -> Outcome {
+    let read = args.read.reader(client).list().await?;
+    args.read.note(&read, printer);
+    let queues = read.value;
     if queues.is_empty() {
         let what = "there are no queues; a queue exists once something was sent to it";
         return Err(Failure::Nothing(what.to_owned()));
@@ -180,7 +240,7 @@ pub(super) async fn nodes(client: &Client, args: NodesArgs, printer: Printer) ->
 
 /// Waits for the connections to all nodes, but not for long.
 async fn settle_connections(client: &Client) -> Cluster {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_millis(300);
     let mut cluster = client.nodes();
     let all_connected = async {
         while !cluster.nodes.iter().all(|node| node.connected) {
@@ -251,6 +311,9 @@ pub(super) async fn status(client: &Client, args: StatusArgs, printer: Printer) 
         "queues",
         "sessions",
         "log bytes",
+        "snapshot",
+        "state",
+        "priority",
         "uptime",
         "version",
     ];
@@ -273,17 +336,53 @@ fn status_cells(status: &NodeStatus) -> Vec<String> {
         status.queues.to_string(),
         status.sessions.to_string(),
         status.log_bytes.to_string(),
+        status.snapshot_index.to_string(),
+        state(status).to_owned(),
+        status.priority.to_string(),
         format!("{}s", status.uptime.as_millis() / 1_000),
         status.version.clone(),
     ]
 }
 
+/// What a node is to its cluster.
+fn state(status: &NodeStatus) -> &'static str {
+    if status.is_removed {
+        "removed"
+    } else if !status.membership.contains(status.node) {
+        "not a member yet"
+    } else if !status.is_fit {
+        "unfit to lead"
+    } else if status.membership.is_voter(status.node) {
+        "voter"
+    } else {
+        "learner"
+    }
+}
+
+fn follower_json(status: &NodeStatus, follower: &FollowerStatus) -> Value {
+    let flow = match follower.flow {
+        FlowStatus::Probe => json!("probe"),
+        FlowStatus::Replicate => json!("replicate"),
+        FlowStatus::Snapshot { received, total } => {
+            json!({"snapshot_bytes": received, "snapshot_bytes_total": total})
+        }
+    };
+    json!({
+        "node": follower.node.0,
+        "match_index": follower.match_index.0,
+        "next_index": follower.next_index.0,
+        "flow": flow,
+        "silent_ms": status.uptime.since(follower.responded_at).as_millis(),
+        "fit": follower.is_fit,
+        "priority": follower.priority,
+    })
+}
+
 fn status_json(status: &NodeStatus) -> Value {
-    let followers: Vec<Value> = status
-        .followers
-        .iter()
-        .map(|follower| json!({"node": follower.node.0, "match_index": follower.match_index.0}))
-        .collect();
+    let followers: Vec<Value> =
+        status.followers.iter().map(|follower| follower_json(status, follower)).collect();
+    let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<u64>>();
+    let learners: Vec<u64> = status.membership.learners().map(|node| node.0).collect();
     json!({
         "node": status.node.0,
         "cluster": status.cluster.to_string(),
@@ -302,6 +401,16 @@ fn status_json(status: &NodeStatus) -> Value {
         "segments": status.segments,
         "log_bytes": status.log_bytes,
         "followers": followers,
+        "state": state(status),
+        "removed": status.is_removed,
+        "fit": status.is_fit,
+        "priority": status.priority,
+        "snapshot_index": status.snapshot_index.0,
+        "membership_index": status.membership_index.0,
+        "voters": numbers(status.membership.incoming()),
+        "outgoing": numbers(status.membership.outgoing()),
+        "learners": learners,
+        "transfer_to": status.transfer.map(|to| to.0),
         "uptime_seconds": status.uptime.as_millis() / 1_000,
         "version": status.version,
     })

@@ -5,6 +5,7 @@
 
 mod bench;
 mod look;
+mod members;
 mod output;
 mod receive;
 mod send;
@@ -17,6 +18,9 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 use values::parse_duration;
+
+/// Deadline of a call, if none is given.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -50,9 +54,10 @@ struct Shared {
         global = true
     )]
     nodes: Vec<String>,
-    /// Deadline of each call, like 500ms, 10s or 1m
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration, global = true)]
-    timeout: Duration,
+    /// Deadline of each call, like 500ms, 10s or 1m; for `members`, of the whole wait [default: 10s;
+    /// none for `members`]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, global = true)]
+    timeout: Option<Duration>,
     /// Print one JSON object a line
     #[arg(long, global = true)]
     json: bool,
@@ -75,7 +80,7 @@ enum Command {
     /// Show the messages of a queue without receiving them
     Browse(look::BrowseArgs),
     /// List the queues
-    List,
+    List(look::ListArgs),
     /// Delete messages by id
     Delete(look::DeleteArgs),
     /// Delete all messages of a queue
@@ -84,6 +89,10 @@ enum Command {
     Nodes(look::NodesArgs),
     /// Show how each node is, from its own knowledge
     Status(look::StatusArgs),
+    /// Show the members and what each does, or change them
+    Members(members::MembersArgs),
+    /// Let another node lead
+    Transfer(members::TransferArgs),
     /// Measure a running cluster
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -179,11 +188,13 @@ async fn run(shared: &Shared, command: Command, printer: Printer) -> Outcome {
         Command::Extend(args) => receive::extend(&client, args, printer).await,
         Command::Get(args) => look::get(&client, args, printer).await,
         Command::Browse(args) => look::browse(&client, args, printer).await,
-        Command::List => look::list(&client, printer).await,
+        Command::List(args) => look::list(&client, args, printer).await,
         Command::Delete(args) => look::delete(&client, args, printer).await,
         Command::Purge(args) => look::purge(&client, args, printer).await,
         Command::Nodes(args) => look::nodes(&client, args, printer).await,
         Command::Status(args) => look::status(&client, args, printer).await,
+        Command::Members(args) => members::members(&client, args, shared.timeout, printer).await,
+        Command::Transfer(args) => members::transfer(&client, args, printer).await,
         Command::Bench(_) => Ok(()),
     };
     client.close(Duration::from_millis(500)).await;
@@ -192,8 +203,9 @@ async fn run(shared: &Shared, command: Command, printer: Printer) -> Outcome {
 
 impl Shared {
     async fn connect(&self, options: Options) -> Result<Client, Failure> {
-        let connect_timeout = options.connect_timeout.min(self.timeout);
-        let options = Options { timeout: self.timeout, connect_timeout, ..options };
+        let timeout = self.timeout.unwrap_or(CALL_TIMEOUT);
+        let connect_timeout = options.connect_timeout.min(timeout);
+        let options = Options { timeout, connect_timeout, ..options };
         Ok(Client::connect(&self.nodes, options).await?)
     }
 }
@@ -214,7 +226,7 @@ mod tests {
             ["posthaste", "send", "q", "hi", "--json", "--timeout", "2s", "--nodes", "a:1,b:2"];
         let cli = Cli::try_parse_from(line).expect("a valid command line");
         assert!(cli.shared.json);
-        assert_eq!(cli.shared.timeout, Duration::from_secs(2));
+        assert_eq!(cli.shared.timeout, Some(Duration::from_secs(2)));
         assert_eq!(cli.shared.nodes, ["a:1", "b:2"]);
     }
 
@@ -231,7 +243,21 @@ mod tests {
             "extend q 1.2.3 --lease 5m",
             "get q ID",
             "browse q --max 5",
+            "browse q --stale",
+            "get q ID --here",
             "list",
+            "list --stale",
+            "members",
+            "members add n4:7400 --learner",
+            "members remove 3 --timeout 1m",
+            "members replace 3 n4:7400",
+            "members replace 3 4",
+            "members promote 4",
+            "members demote 4",
+            "members leave",
+            "members cancel",
+            "transfer",
+            "transfer 2",
             "delete q ID",
             "purge q",
             "nodes --follow",

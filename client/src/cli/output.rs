@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const DIM: Style = Style::new().dimmed();
@@ -80,6 +81,24 @@ impl Printer {
         self.line(value, &format!("{DIM}{handle}\t{id}{DIM:#}\t{body}"))
     }
 
+    /// Something besides, on standard error.
+    pub(super) fn note(self, value: &Value, text: &str) {
+        let mut out = anstream::stderr().lock();
+        // There is nowhere left to complain about a standard error that is gone.
+        let _written =
+            if self.json { writeln!(out, "{value}") } else { writeln!(out, "{DIM}{text}{DIM:#}") };
+    }
+
+    /// A wait that says why.
+    pub(super) fn waiting(self) -> Waiting {
+        let is_drawn = !self.json && io::stderr().is_terminal();
+        let bar = ProgressBar::new(WAITING_STEPS);
+        if !is_drawn {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Waiting { printer: self, bar, is_drawn, told: None }
+    }
+
     /// What went wrong, on standard error.
     pub(super) fn error(self, what: &str, remedy: Option<&str>, exit_code: u8) {
         let mut out = anstream::stderr().lock();
@@ -104,6 +123,49 @@ impl Printer {
             None => "{spinner} {human_pos} messages, {per_sec}",
         };
         bar.with_style(ProgressStyle::with_template(template).expect("a valid template"))
+    }
+}
+
+/// Steps of a waiting bar.
+const WAITING_STEPS: u64 = 1_000;
+/// Without a terminal a wait is told of in lines, this far apart at least.
+const WAITING_LINES_APART: Duration = Duration::from_secs(5);
+
+/// Somebody waits, and is told why: by a bar on a terminal, by a line now and then elsewhere.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    printer: Printer,
+    bar: ProgressBar,
+    is_drawn: bool,
+    told: Option<(Instant, String)>,
+}
+
+impl Waiting {
+    /// Tells how far it is, if that is known, and why it is not done.
+    pub(super) fn tell(&mut self, share: Option<f64>, why: &str) {
+        if self.is_drawn {
+            let template = if share.is_some() { "{bar:30} {msg}" } else { "{spinner} {msg}" };
+            let style = ProgressStyle::with_template(template).expect("a valid template");
+            self.bar.set_style(style);
+            self.bar.set_message(why.to_owned());
+            self.bar.set_position((share.unwrap_or(0.0) * WAITING_STEPS as f64) as u64);
+            self.bar.tick();
+            return;
+        }
+        let is_news = self
+            .told
+            .as_ref()
+            .is_none_or(|(at, last)| last != why && at.elapsed() >= WAITING_LINES_APART);
+        if is_news {
+            self.printer.note(&json!({"waiting": why}), &format!("waiting: {why}"));
+            self.told = Some((Instant::now(), why.to_owned()));
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -1,13 +1,9 @@
 //! What a client makes of leaders that come, go, lie about nothing and lose answers.
-#![cfg(not(feature = "sim"))]
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-mod fake_cluster;
-
+use crate::fake_cluster::{FakeCluster, Mood};
 use client::{CallError, NewMessage, Options, ReceiveOptions, Rejected, Unknown};
 use engine::limits::Limits;
 use engine::queue::Invalid;
-use fake_cluster::{FakeCluster, Mood};
 use std::collections::VecDeque;
 use std::time::Duration;
 

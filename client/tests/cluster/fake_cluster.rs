@@ -10,18 +10,25 @@ use engine::hlc::Hlc;
 use engine::ids::{ClusterId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
 use engine::queue::{Command, Queues, Reply};
+use engine::raft::{ChangeError, ChangeRequest, Membership};
 use engine::session::{Sessions, Verdict};
 use engine::state_machine::{CommandContext, StateMachine, Watched};
+use engine::time::Micros;
 use engine::wire::client::{
-    Call, ClientFrame, ClusterView, Greeting, Health, Hello, NodeView, ServerFrame, Welcome,
-    read_client_frame, write_response,
+    Call, ClientFrame, ClusterView, Greeting, Health, Hello, NodeStatus, NodeView, ServerFrame,
+    Welcome, read_client_frame, write_response,
 };
 use engine::wire::{TailCheck, decode, take_frame, write_frame};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+/// The stamp of every stale read.
+pub(crate) const STALE_TIME: Hlc = Hlc::from_millis(77);
 
 /// What a leader does with the next blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +49,11 @@ pub(crate) struct World {
     pub(crate) mood: Mood,
     /// This node keeps its connections open and does nothing.
     pub(crate) frozen: Option<NodeId>,
+    pub(crate) membership: Membership,
+    /// How the next requests for a change are refused.
+    pub(crate) refusals: VecDeque<ChangeError>,
+    /// Requests for a change or a transfer that reached a leader.
+    pub(crate) operations: u64,
     payloads: Vec<Bytes>,
     view: watch::Sender<ClusterView>,
     woken: watch::Sender<u64>,
@@ -75,6 +87,11 @@ impl FakeCluster {
             queues: Queues::new(&limits),
             mood: Mood::Serves,
             frozen: None,
+            membership: Membership::founding(
+                view.nodes.iter().map(|node| (node.node, node.address.clone())).collect(),
+            ),
+            refusals: VecDeque::new(),
+            operations: 0,
             payloads: Vec::new(),
             view: watch::channel(view).0,
             woken: watch::channel(0).0,
@@ -189,6 +206,71 @@ impl World {
         Response::Applied { index, results, bodies }
     }
 
+    /// What a leader makes of an operator's request; `None`: it is carried out and not answered.
+    fn operate(&mut self, node: NodeId, call: &Call) -> Option<Response<Reply>> {
+        let leader = self.view.borrow().leader;
+        if leader != Some(node) {
+            return Some(Response::Rejected(Rejection::NotLeader { leader }));
+        }
+        self.operations += 1;
+        if self.mood == Mood::Ignores {
+            return None;
+        }
+        if let Some(refusal) = self.refusals.pop_front() {
+            return Some(Response::Rejected(Rejection::Change(refusal)));
+        }
+        let response = match call {
+            Call::Change(ChangeRequest::Change(change)) => match self.membership.changed(change) {
+                Ok(next) => {
+                    self.membership = if next.is_joint() { next.left().unwrap() } else { next };
+                    let membership = Box::new(self.membership.clone());
+                    Response::Changed { index: LogIndex(self.operations), membership }
+                }
+                Err(error) => Response::Rejected(Rejection::Change(error)),
+            },
+            Call::Transfer { to } => {
+                let leader = to.unwrap_or(NodeId(node.0 % 3 + 1));
+                self.elect(Some(leader.0));
+                Response::Transferred { leader }
+            }
+            _ => Response::Rejected(Rejection::Change(ChangeError::NotJoint)),
+        };
+        (self.mood != Mood::AppliesAndHangsUp).then_some(response)
+    }
+
+    fn status(&self, node: NodeId) -> NodeStatus {
+        let leader = self.view.borrow().leader;
+        let index = LogIndex(10);
+        NodeStatus {
+            node,
+            cluster: CLUSTER,
+            role: if leader == Some(node) { "leader" } else { "follower" }.to_owned(),
+            term: self.view.borrow().term,
+            leader,
+            first_index: index,
+            last_index: index,
+            durable_index: index,
+            commit_index: index,
+            applied_index: index,
+            log_time: 0,
+            messages: 0,
+            queues: 0,
+            sessions: 0,
+            segments: 0,
+            log_bytes: 0,
+            membership: self.membership.clone(),
+            membership_index: LogIndex::ZERO,
+            is_removed: false,
+            is_fit: true,
+            snapshot_index: LogIndex::ZERO,
+            followers: Vec::new(),
+            transfer: None,
+            priority: 0,
+            uptime: Micros::from_secs(1),
+            version: String::new(),
+        }
+    }
+
     fn read_bodies(&self, reply: &Reply) -> Vec<Bytes> {
         let mut refs = Vec::new();
         Queues::bodies(reply, &mut refs);
@@ -226,7 +308,7 @@ async fn serve(node: NodeId, mut stream: TcpStream, world: Arc<Mutex<World>>) ->
                 greeted = true;
                 let _hello: Hello = decode("a hello", &frame.head).unwrap();
                 let view = views.borrow_and_update().clone();
-                let cluster = ClusterId([7; 16]);
+                let cluster = CLUSTER;
                 let welcome = Greeting::Welcome(Welcome { protocol: 1, cluster, node, view });
                 write_frame(&mut outbound, &welcome, &[], TailCheck::Frame);
                 continue;
@@ -258,15 +340,32 @@ async fn serve(node: NodeId, mut stream: TcpStream, world: Arc<Mutex<World>>) ->
                 ClientFrame::Call { request, call: Call::Watch { .. } } => {
                     watches.push((request, frame.tail.clone()));
                 }
+                ClientFrame::Call { request, call: Call::Status } => {
+                    let status = Box::new(world.status(node));
+                    let frame = ServerFrame::Status { request, status };
+                    write_frame(&mut outbound, &frame, &[], TailCheck::Frame);
+                }
+                ClientFrame::Call { request, call: Call::QueryHere } => {
+                    let reply = world.queues.query(&frame.tail);
+                    let bodies = world.read_bodies(&reply);
+                    let response = Response::Answer { at: LogIndex(1), reply, bodies };
+                    write_response(&mut outbound, request, response);
+                }
+                ClientFrame::Call { request, call: Call::QueryStale } => {
+                    let reply = world.queues.query(&frame.tail);
+                    let bodies = world.read_bodies(&reply);
+                    let (at, log_time) = (LogIndex(1), STALE_TIME);
+                    let response = Response::Stale { at, log_time, reply, bodies };
+                    write_response(&mut outbound, request, response);
+                }
                 ClientFrame::Call {
-                    call:
-                        Call::Status
-                        | Call::QueryHere
-                        | Call::QueryStale
-                        | Call::Change(_)
-                        | Call::Transfer { .. },
-                    ..
-                } => {}
+                    request,
+                    call: call @ (Call::Change(_) | Call::Transfer { .. }),
+                } => match world.operate(node, &call) {
+                    Some(response) => write_response(&mut outbound, request, response),
+                    None if world.mood == Mood::AppliesAndHangsUp => return None,
+                    None => {}
+                },
             }
         }
         watches.retain(|(request, query)| {
