@@ -89,7 +89,7 @@ pub struct Recovered {
     pub memberships: Vec<(LogIndex, Membership)>,
     /// Last entry; that of `base` if none.
     pub last_index: LogIndex,
-    /// The last entry's stamp; 0 if the log holds none.
+    /// The last entry's stamp; 0 if there is none, or if it is before a snapshot's end and was not sent.
     pub last_stamp: Hlc,
     /// Bytes of a torn tail that were cut off, for the log.
     pub torn_bytes: u64,

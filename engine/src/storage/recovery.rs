@@ -118,13 +118,17 @@ impl Store {
         let mut entries = replay.entries;
         entries.forget_before(base.index.next());
         let in_log = |(index, _): &(LogIndex, _)| *index > base.index;
+        // The last entry itself may have been purged.
+        let meta = chosen.snapshot.as_ref().map(|snapshot| &snapshot.meta);
+        let last_stamp =
+            meta.filter(|meta| meta.last.index == replay.last_index).map(|meta| meta.stamp);
         let recovered = Recovered {
             hard_state: replay.hard_state,
             base,
             term_runs: chosen.term_runs,
             memberships: replay.memberships.into_iter().filter(in_log).collect(),
             last_index: replay.last_index,
-            last_stamp: replay.last_stamp,
+            last_stamp: last_stamp.unwrap_or(replay.last_stamp),
             torn_bytes: replay.torn_bytes,
             snapshot: chosen.snapshot,
         };

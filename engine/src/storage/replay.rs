@@ -32,6 +32,7 @@ pub(super) struct Replay {
     pub(super) entries: Entries,
     pub(super) segments: Segments,
     pub(super) hard_state: HardState,
+    has_flush: bool,
     /// From the log's first entry on.
     pub(super) term_runs: Vec<(LogIndex, Term)>,
     pub(super) memberships: Vec<(LogIndex, Membership)>,
@@ -80,6 +81,13 @@ impl Replay {
         let mut replay = replay.expect("the first segment has a header, or the scan failed");
         replay.torn_bytes = torn_bytes;
         replay.segment_last = segment_last;
+        let (first, _) = segments[0];
+        if first > SEGMENT_FIRST && !replay.has_flush {
+            // Segments go only after a later one holds the hard state.
+            let damage = Damage::FlushHeader { sequence: replay.next_sequence };
+            let (file, offset) = (FileName::Segment(replay.tail.segment), replay.tail.bytes);
+            return Err(StorageError::Damaged { file, offset, damage });
+        }
         Ok(replay)
     }
 
@@ -89,6 +97,7 @@ impl Replay {
             entries: Entries::beginning_at(header.first_index),
             segments: Segments::one(header.segment, header.first_index, header_bytes),
             hard_state: HardState::default(),
+            has_flush: false,
             term_runs: Vec::new(),
             memberships: Vec::new(),
             last_index: header.first_index.previous(),
@@ -130,6 +139,7 @@ impl Replay {
         }
         if let Some(hard_state) = scan.hard_state {
             self.hard_state = hard_state;
+            self.has_flush = true;
             self.segments.flushed(header.segment);
         }
         self.next_sequence = scan.next_sequence;

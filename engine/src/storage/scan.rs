@@ -199,21 +199,18 @@ impl Scanner<'_> {
         Ok(Some(header))
     }
 
-    /// Judges a segment without a whole flush. Where the log begins anew, that is with the first
-    /// flush, not with the header. And those before a segment go only after its first flush is
-    /// durable, with the hard state that would be lost otherwise.
+    /// Judges a segment without a whole flush: where the log begins anew, that is with the first flush,
+    /// not with the header.
     fn take_emptiness(&self, scan: &mut Scan) -> Result<(), StorageError> {
-        let damage = Damage::FlushHeader { sequence: scan.next_sequence };
-        if self.expected.before.is_none() {
+        if scan.header.is_none_or(|header| header.reset.is_none()) {
+            return Ok(());
+        }
+        if !self.expected.is_last || self.expected.before.is_none() {
+            let damage = Damage::FlushHeader { sequence: scan.next_sequence };
             return Err(self.damaged(scan.whole_bytes as usize, damage));
         }
-        if scan.header.is_some_and(|header| header.reset.is_some()) {
-            if !self.expected.is_last {
-                return Err(self.damaged(scan.whole_bytes as usize, damage));
-            }
-            scan.header = None;
-            scan.whole_bytes = 0;
-        }
+        scan.header = None;
+        scan.whole_bytes = 0;
         Ok(())
     }
 

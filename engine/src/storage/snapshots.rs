@@ -111,6 +111,11 @@ impl Snapshots {
         self.saved.first().map_or(LogIndex::ZERO, |saved| saved.index)
     }
 
+    /// The last entry in the newest snapshot that is durable.
+    pub(super) fn newest_saved(&self) -> LogIndex {
+        self.saved.last().map_or(LogIndex::ZERO, |saved| saved.index)
+    }
+
     /// Adds the next piece to a job. `durable` is the last persist that will be so by then. Says which
     /// snapshot will be durable with the job.
     pub(super) fn next_piece(

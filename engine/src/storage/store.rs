@@ -62,6 +62,12 @@ pub(super) struct UnderWay {
     snapshot: Option<LogIndex>,
 }
 
+impl UnderWay {
+    fn is_reset(&self) -> bool {
+        self.flush.as_ref().is_some_and(|flush| flush.is_reset)
+    }
+}
+
 /// A flush that is being written.
 #[derive(Debug)]
 struct Flush {
@@ -131,8 +137,15 @@ impl Store {
     }
 
     /// Entries before `first` are needed no more: they are forgotten, and so are whole segments of
-    /// them. No more goes than the older of the saved snapshots stands for.
+    /// them. No more goes than the older of the saved snapshots stands for, and nothing before the log
+    /// has reached the newer one: until then it needs the segment that it began anew with, or is to
+    /// begin anew with.
     pub fn purge(&mut self, first: LogIndex) {
+        let is_beginning_anew = self.queue.iter().any(|persist| persist.reset.is_some())
+            || self.under_way.as_ref().is_some_and(UnderWay::is_reset);
+        if is_beginning_anew || self.entries.end() <= self.snapshots.newest_saved() {
+            return;
+        }
         let first = first.min(self.snapshots.covered().next()).min(self.entries.end());
         self.entries.forget_before(first);
         self.segments.purge(first);

@@ -11,7 +11,10 @@ use engine::storage::disk::{Disk, DiskOp, FileName, JobId};
 use engine::storage::{
     HardState, Identity, IoId, Persist, Recovered, SnapshotDamage, StorageError, Store, Written,
 };
-use sim::disk::{Fate, SimDisk};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
+use sim::disk::{CrashMode, Fate, SimDisk};
 use std::collections::VecDeque;
 
 /// Pieces so small that every snapshot here takes several.
@@ -127,7 +130,10 @@ impl Log {
         }
         assert!(recovered.term_runs.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1));
         assert!(recovered.term_runs.iter().skip(1).all(|(first, _)| *first > base.index));
-        assert_eq!(recovered.last_stamp, self.records.last().map_or(Hlc::ZERO, Record::hlc));
+        let meta = recovered.snapshot.as_ref().map(|snapshot| &snapshot.meta);
+        let meta = meta.filter(|meta| meta.last.index == self.last_index());
+        let stamp = self.records.last().map(Record::hlc).or(meta.map(|meta| meta.stamp));
+        assert_eq!(recovered.last_stamp, stamp.unwrap_or(Hlc::ZERO));
         assert!(store.plan_read_one(base.index, JobId(0)).is_none(), "what is purged is forgotten");
     }
 }
@@ -151,6 +157,7 @@ struct Writer {
     disk: SimDisk,
     store: Store,
     next_io: u64,
+    votes: u64,
     latest: Log,
     waiting: VecDeque<(IoId, Log)>,
     durable: Log,
@@ -168,6 +175,7 @@ impl Writer {
             disk,
             store,
             next_io: 1,
+            votes: 0,
             latest: Log::default(),
             waiting: VecDeque::new(),
             durable: Log::default(),
@@ -179,7 +187,10 @@ impl Writer {
 
     fn persist(&mut self, reset: Option<Reset>, term: u64, records: Vec<Record>) {
         let commit = records.first().map_or(self.latest.last_index(), |r| r.index().previous());
-        let hard_state = HardState { term: Term(term), voted_for: Some(NodeId(term)), commit };
+        // The vote tells one persist from every other.
+        self.votes += 1;
+        let voted_for = Some(NodeId(self.votes));
+        let hard_state = HardState { term: Term(term), voted_for, commit };
         let persist = Persist { io: IoId(self.next_io), hard_state, reset, records };
         self.next_io += 1;
         self.latest.apply(&persist);
@@ -366,11 +377,17 @@ fn assert_belongs_together<'a>(
         }
         None => assert_eq!((own, log.began_with, recovered.base.index.0), (None, None, 0)),
     }
+    let recovered_last = recovered.snapshot.as_ref().map_or(LogIndex::ZERO, |s| s.meta.last.index);
     disk.crash_with(|_, _| Fate::Lost);
     let (mut store, again) = open(&mut disk).expect("it opened before");
     assert_eq!(again, Recovered { torn_bytes: 0, ..recovered }, "what was recovered is durable");
-    let next = record(log.last_index().0 + 1, 9, 4);
-    let hard_state = HardState { term: Term(9), ..HardState::default() };
+    if recovered_last > log.last_index() {
+        return log;
+    }
+    // A term that nobody had: an entry is what its index and term say it is.
+    let term = Term(log.hard_state.term.0 + 1_000);
+    let next = record(log.last_index().0 + 1, term.0, 4);
+    let hard_state = HardState { term, ..HardState::default() };
     store.persist(Persist { io: IoId(1), hard_state, reset: None, records: vec![next.clone()] });
     while let Some(job) = store.next_write(JobId(1)) {
         job.perform(&mut disk).result.unwrap();
@@ -673,4 +690,161 @@ fn a_directory_with_a_snapshot_is_never_formatted() {
     }
     let file = FileName::Snapshot(LogIndex(4));
     assert_eq!(Store::format(&mut writer.disk, &identity()), Err(StorageError::NotEmpty { file }));
+}
+
+/// One step of a random workload.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Append records of these payload lengths, `back` entries before the log's end.
+    Append { back: u64, payload_lens: Vec<usize> },
+    /// Make a snapshot this far before the log's end, that needs the log this far back.
+    Save { back: u64, kept: u64, state_bytes: usize },
+    /// Get a leader's snapshot this far beyond the log's end, and some of the entries after its base.
+    Install { ahead: u64, kept: u64, sent: u64, state_bytes: usize },
+    /// Let go of entries up to this far before the newest snapshot's end.
+    Purge { back: u64 },
+    /// Perform so many jobs.
+    Write { jobs: usize },
+    /// Perform a part of a job, lose the power, and start again.
+    Restart { operations: usize, power_failure: Option<u64> },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let lens = proptest::collection::vec(0_usize..120, 0..4);
+    let append =
+        (0_u64..3, lens).prop_map(|(back, payload_lens)| Step::Append { back, payload_lens });
+    let save = (0_u64..4, 0_u64..6, 0_usize..300)
+        .prop_map(|(back, kept, state_bytes)| Step::Save { back, kept, state_bytes });
+    let install = (1_u64..6, 0_u64..6, 0_u64..8, 0_usize..300).prop_map(
+        |(ahead, kept, sent, state_bytes)| Step::Install { ahead, kept, sent, state_bytes },
+    );
+    let restart = (0_usize..12, any::<Option<u64>>())
+        .prop_map(|(operations, power_failure)| Step::Restart { operations, power_failure });
+    let step = prop_oneof![
+        6 => append,
+        2 => save,
+        1 => install,
+        1 => (0_u64..4).prop_map(|back| Step::Purge { back }),
+        4 => (1_usize..6).prop_map(|jobs| Step::Write { jobs }),
+        2 => restart,
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+/// A random workload beside its reference.
+struct Model {
+    writer: Writer,
+    term: u64,
+    /// The last entry of the newest snapshot that was handed over: nothing up to it is ever replaced.
+    settled: u64,
+    /// The logs that leaders made snapshots of.
+    leaders: Vec<(LogPosition, Log)>,
+}
+
+impl Model {
+    fn run(steps: &[Step]) {
+        let (writer, leaders) = (Writer::new(), Vec::new());
+        let mut model = Self { writer, term: 1, settled: 0, leaders };
+        for step in steps {
+            model.take(step);
+            model.writer.crashes.clear();
+        }
+        model.restart(0, None);
+    }
+
+    fn take(&mut self, step: &Step) {
+        let last = self.writer.latest.last_index().0;
+        match step {
+            Step::Append { .. } if last < self.settled => self.catch_up(),
+            Step::Append { back, payload_lens } => {
+                let next = (last + 1).saturating_sub(*back).max(self.settled + 1);
+                self.term += u64::from(next <= last);
+                self.writer.append(self.term, next, payload_lens);
+            }
+            Step::Save { back, kept, state_bytes } => {
+                let index = last.saturating_sub(*back);
+                if index > self.settled && index > self.writer.latest.base.index.0 {
+                    let base = index.saturating_sub(*kept).max(self.writer.latest.base.index.0);
+                    self.writer.save(self.writer.latest.snapshot(index, base, *state_bytes));
+                    self.settled = index;
+                }
+            }
+            Step::Install { ahead, kept, sent, state_bytes } => {
+                self.term += 1;
+                self.install(last.max(self.settled) + ahead, *kept, *sent, *state_bytes);
+            }
+            Step::Purge { back } => {
+                let first = LogIndex(self.settled.saturating_sub(*back) + 1);
+                self.writer.store.purge(first);
+                self.writer.store.check_invariants();
+            }
+            Step::Write { jobs } => for _ in (0..*jobs).map_while(|_| self.writer.write()) {},
+            Step::Restart { operations, power_failure } => {
+                self.restart(*operations, *power_failure);
+            }
+        }
+    }
+
+    fn install(&mut self, last: u64, kept: u64, sent: u64, state_bytes: usize) {
+        let mut leader = Log::default();
+        leader.records = (1..=last + sent).map(|index| record(index, self.term, 8)).collect();
+        let snapshot = leader.snapshot(last, last.saturating_sub(kept), state_bytes);
+        let base = snapshot.meta.base;
+        let reset = Reset { snapshot: LogIndex(last), base };
+        self.leaders.push((snapshot.meta.last, leader.clone()));
+        self.writer.save(snapshot);
+        let end = base.index.0 + sent;
+        let records = leader.records[base.index.0 as usize..end as usize].to_vec();
+        self.writer.persist(Some(reset), self.term, records);
+        self.settled = last;
+    }
+
+    /// What a snapshot stands for already comes as it was.
+    fn catch_up(&mut self) {
+        let (_, leader) = self.leaders.last().expect("only an installed snapshot is ahead");
+        let next =
+            leader.at(self.writer.latest.last_index().next()).expect("it is in the snapshot");
+        self.writer.persist(None, self.term, vec![next.clone()]);
+    }
+
+    fn restart(&mut self, operations: usize, power_failure: Option<u64>) {
+        let writer = &mut self.writer;
+        if let Some(job) = writer.store.next_write(JobId(1)) {
+            for op in job.ops.iter().take(operations) {
+                writer.disk.perform(op).unwrap();
+            }
+        }
+        if let Some(seed) = power_failure {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+            writer.disk.crash(CrashMode::Random, &mut rng);
+        }
+        let mut logs = vec![writer.durable.clone()];
+        logs.extend(writer.waiting.drain(..).map(|(_, log)| log));
+        let log =
+            assert_belongs_together(writer.disk.clone(), &logs, writer.own, &writer.snapshots);
+        self.term += 1;
+        writer.latest = log.clone();
+        writer.durable = log.clone();
+        let (store, recovered) = open(&mut writer.disk).unwrap();
+        writer.store = store;
+        writer.next_io = 1;
+        let last = recovered.snapshot.map(|snapshot| snapshot.meta.last);
+        let newest = last.map(|last| last.index);
+        self.settled = newest.map_or(0, |index| index.0);
+        while self.leaders.last().is_some_and(|(position, _)| Some(*position) > last) {
+            self.leaders.pop();
+        }
+        writer.own = newest.filter(|index| writer.durable.position_is(*index));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn any_workload_with_snapshots_recovers_a_log_and_a_snapshot_that_belong_together(
+        steps in steps(),
+    ) {
+        Model::run(&steps);
+    }
 }
