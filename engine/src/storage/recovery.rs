@@ -111,6 +111,7 @@ impl Store {
         let replay = Replay::of(disk, &owner, &list_segments(&files)?)?;
         let chosen = generation::choose(disk, &owner, &files, &replay)?;
         repair_tail(disk, &replay.tail, replay.segment_last, replay.torn_bytes)?;
+        // Left unfinished. A longer one would stick out behind the next.
         if files.iter().any(|(file, _)| *file == FileName::SnapshotTemporary) {
             disk.perform(&DiskOp::Delete { file: FileName::SnapshotTemporary })?;
         }

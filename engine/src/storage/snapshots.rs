@@ -199,10 +199,6 @@ impl Writing {
             return;
         }
         let file = FileName::SnapshotTemporary;
-        if self.written == 0 {
-            // A longer leftover would stick out behind the new bytes.
-            ops.push(DiskOp::Delete { file });
-        }
         let head = self.head.split_to(self.head.len().min(bytes_max));
         let state = self.state.split_to(self.state.len().min(bytes_max - head.len()));
         let offset = self.written;

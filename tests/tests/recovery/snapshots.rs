@@ -547,6 +547,63 @@ fn an_installed_snapshot_that_rots_before_the_log_has_reached_it_is_missed() {
 }
 
 #[test]
+fn an_older_snapshot_is_no_substitute_for_one_that_stands_for_more_than_the_log_holds() {
+    let mut writer = purged_log();
+    let mut leader = writer.latest.clone();
+    leader.records.extend((12..=20).map(|index| record(index, 8, 4)));
+    let reset = Reset { snapshot: LogIndex(20), base: leader.position(LogIndex(6)) };
+    writer.save(leader.snapshot(20, 6, 50));
+    writer.persist(Some(reset), 8, leader.records[6..9].to_vec());
+    writer.write_all();
+    let mut rotten = writer.disk.clone();
+    assert!(rotten.flip_bit(FileName::Snapshot(LogIndex(20)), 100, 0));
+    let error = open(&mut rotten).unwrap_err();
+    assert!(matches!(error, StorageError::SnapshotDamaged { .. }), "{error}");
+    // Once the log has all of it again, nothing is missing.
+    writer.persist(None, 8, leader.records[9..20].to_vec());
+    writer.write_all();
+    assert!(writer.disk.flip_bit(FileName::Snapshot(LogIndex(20)), 100, 0));
+    let older = writer.snapshots[1].clone();
+    assert_eq!(writer.reopen().snapshot, Some(older));
+}
+
+#[test]
+fn a_segment_without_a_flush_does_not_take_the_place_of_the_one_with_the_hard_state() {
+    let mut writer = log_with_snapshot();
+    let last = writer.latest.last_index();
+    for index in last.0 - 1..=last.0 {
+        writer.save(writer.latest.snapshot(index, index, 10));
+        writer.write_all();
+    }
+    writer.append(9, last.0 + 1, &[]);
+    writer.write_all();
+    writer.append(9, last.0 + 1, &[250]);
+    let job = writer.store.next_write(JobId(1)).unwrap();
+    let [DiskOp::Write { file, offset: 0, .. }, ..] = job.ops[..] else { panic!("a new segment") };
+    job.ops.iter().take(3).for_each(|op| assert!(writer.disk.perform(op).is_ok()));
+    let (store, _) = open(&mut writer.disk).unwrap();
+    writer.store = store;
+    writer.store.purge(last.next());
+    while let Some(job) = writer.store.next_write(JobId(1)) {
+        job.perform(&mut writer.disk).result.unwrap();
+        writer.store.write_done();
+    }
+    assert!(writer.files().contains(&file));
+    assert_eq!(open(&mut writer.disk).unwrap().1.hard_state.term, Term(9));
+}
+
+#[test]
+fn an_unfinished_snapshot_is_cleared_away_and_does_not_stick_out_of_the_next() {
+    let mut writer = log_with_snapshot();
+    writer.disk.set_contents(FileName::SnapshotTemporary, vec![7; 5_000]);
+    writer.reopen();
+    assert_eq!(snapshot_files(&mut writer), [FileName::Snapshot(LogIndex(4))]);
+    let snapshot = writer.latest.snapshot(5, 0, 20);
+    writer.save(snapshot.clone());
+    assert_eq!(writer.reopen().snapshot, Some(snapshot));
+}
+
+#[test]
 fn a_foreign_snapshot_is_refused_and_a_renamed_one_is_damage() {
     let mut writer = purged_log();
     let newest = FileName::Snapshot(LogIndex(8));
@@ -786,8 +843,8 @@ impl Model {
     }
 
     fn install(&mut self, last: u64, kept: u64, sent: u64, state_bytes: usize) {
-        let mut leader = Log::default();
-        leader.records = (1..=last + sent).map(|index| record(index, self.term, 8)).collect();
+        let records = (1..=last + sent).map(|index| record(index, self.term, 8)).collect();
+        let leader = Log { records, ..Log::default() };
         let snapshot = leader.snapshot(last, last.saturating_sub(kept), state_bytes);
         let base = snapshot.meta.base;
         let reset = Reset { snapshot: LogIndex(last), base };
