@@ -163,15 +163,29 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
         let replica = Replica::open(engine, machine, now, disk.recovery())?;
         disk.start(done);
         let status = replica.status();
-        let (node, last_index, term) = (status.node.0, status.last_index.0, status.term.0);
-        tracing::info!(node, term, last_index, listen = config.listen, "log recovered");
+        let (last_index, term) = (status.last_index.0, status.term.0);
+        tracing::info!(
+            node = status.node.0,
+            term,
+            last_index,
+            listen = config.listen,
+            "log recovered"
+        );
         if let Some(observer) = &mut observer {
             observer.on_open(&status);
         }
         let mut peers = Peers::new(config);
         peers.on_membership(now.monotonic, &status.membership);
+        let (node, membership) = (status.node, &status.membership);
         if status.is_removed {
-            tell_of_removal(status.node, status.membership_index);
+            tell_of_removal(node, status.membership_index);
+        } else if membership.was_given_out(node) && !membership.contains(node) {
+            // It knew that the entry is committed, perhaps, but need not have written that down.
+            tracing::warn!(
+                "node {node} seems to be REMOVED from the cluster, by entry {}, the last that its log \
+                 has of the members; it is quiet unless that is taken back",
+                status.membership_index
+            );
         }
         Ok(Self {
             view: peers.view(now.monotonic, &status),

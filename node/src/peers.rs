@@ -221,6 +221,11 @@ impl Peers {
         }
     }
 
+    /// Whether a connection to the node stands.
+    pub(crate) fn is_connected(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.is_connected)
+    }
+
     /// A message came from another node.
     pub(crate) fn on_heard(&mut self, now: Micros, from: NodeId) {
         if let Some(peer) = self.peers.get_mut(&from) {

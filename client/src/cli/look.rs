@@ -346,13 +346,15 @@ fn status_cells(status: &NodeStatus) -> Vec<String> {
 
 /// What a node is to its cluster.
 fn state(status: &NodeStatus) -> &'static str {
-    if status.is_removed {
+    let (node, membership) = (status.node, &status.membership);
+    let is_left_out = membership.was_given_out(node) && !membership.contains(node);
+    if status.is_removed || is_left_out {
         "removed"
-    } else if !status.membership.contains(status.node) {
+    } else if !membership.contains(node) {
         "not a member yet"
     } else if !status.is_fit {
         "unfit to lead"
-    } else if status.membership.is_voter(status.node) {
+    } else if membership.is_voter(node) {
         "voter"
     } else {
         "learner"

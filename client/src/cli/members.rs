@@ -8,7 +8,7 @@ use super::values::parse_address;
 use super::{Failure, Outcome};
 use clap::{Args, Subcommand};
 use client::{CallError, Changed, Client, MemberRole, MemberStatus, Members, Rejected};
-use engine::ids::NodeId;
+use engine::ids::{LogIndex, NodeId};
 use engine::raft::{Change, ChangeError, ChangeRequest, Step};
 use serde_json::{Value, json};
 use std::str::FromStr;
@@ -178,8 +178,9 @@ impl Desk<'_> {
 
     fn join_command(&self, address: &str, learner: bool) -> String {
         let nodes = self.client.nodes().nodes;
+        let others = nodes.iter().filter(|node| node.address != address);
         let known: String =
-            nodes.iter().map(|node| format!(" --cluster-address {}", node.address)).collect();
+            others.map(|node| format!(" --cluster-address {}", node.address)).collect();
         let learner = if learner { " --learner" } else { "" };
         format!("node join --data DIR --address {address}{known}{learner}")
     }
@@ -293,7 +294,7 @@ fn list(nodes: &[u64]) -> String {
 }
 
 fn health(member: &MemberStatus) -> String {
-    if !member.is_taken && !member.is_in_touch() {
+    if !member.is_taken && member.match_index == LogIndex::ZERO {
         "not there yet".to_owned()
     } else if member.is_in_touch() {
         "in touch".to_owned()

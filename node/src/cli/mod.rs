@@ -6,6 +6,7 @@ mod children;
 mod cluster;
 mod demo;
 mod init;
+mod join;
 mod start;
 
 use anstyle::{AnsiColor, Style};
@@ -25,8 +26,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make the data directory of a new node.
+    /// Make the data directory of a node that a new cluster begins with.
     Init(init::Init),
+    /// Join a cluster that runs, and run the node.
+    Join(Box<join::Join>),
     /// Run a node until it is told to stop.
     Start(Box<start::Start>),
     /// Run a whole cluster on this machine, to try things out.
@@ -42,6 +45,7 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Init(init) => init.run(),
+        Command::Join(join) => join.run(),
         Command::Start(start) => start.run(),
         Command::Cluster(cluster) => cluster.run(),
         Command::Demo(demo) => demo.run(),

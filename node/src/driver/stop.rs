@@ -48,13 +48,14 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
         true
     }
 
-    /// Whether the node may stop: somebody else leads, or it has tried for long enough. Not as soon as
-    /// it leads no more, because its vote may be needed for the next leader.
+    /// Whether the node may stop: somebody else leads, nobody is left to lead, or it has tried for long
+    /// enough. Not as soon as it leads no more, because its vote may be needed for the next leader.
     pub(super) fn is_stopped(&self) -> bool {
         let Some(stopping) = self.stopping else { return false };
         let status = self.replica.status();
         let is_led = status.leader.is_some_and(|leader| leader != status.node);
-        is_led || self.now.monotonic >= stopping.until
+        let is_alone = !status.membership.voters().any(|voter| self.peers.is_connected(voter));
+        is_led || is_alone || self.now.monotonic >= stopping.until
     }
 
     /// When [`is_stopped`](Self::is_stopped) is true at the latest.

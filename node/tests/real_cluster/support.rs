@@ -3,6 +3,7 @@
 use client::{Client, Options};
 use engine::ids::{ClusterId, NodeId};
 use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -15,14 +16,14 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The `node` binary with these arguments.
-pub(crate) fn command(arguments: &[&str]) -> Command {
+pub(crate) fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
 
 /// Runs the binary to its end.
-pub(crate) fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
     command(arguments).output().unwrap()
 }
 
@@ -38,8 +39,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(data: &str, flags: &[&str]) -> Self {
-        let mut command = command(&["start", "--data", data]);
+    pub(crate) fn start<S: AsRef<OsStr>>(arguments: &[S], flags: &[&str]) -> Self {
+        let mut command = command(arguments);
         let mut child = command.args(flags).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = channel();
@@ -140,9 +141,69 @@ impl Cluster {
     }
 
     pub(crate) fn start_node(&mut self, node: NodeId, flags: &[&str]) {
-        let process = Process::start(&self.data(node), flags);
+        let process = Process::start(&["start", "--data", &self.data(node)], flags);
         process.wait_for_line("log recovered");
         *self.place(node) = Some(process);
+    }
+
+    /// Starts a node that was removed, and waits until it says so.
+    pub(crate) fn restart_removed(&mut self, node: NodeId) {
+        let process = Process::start(&["start", "--data", &self.data(node)], &[]);
+        process.wait_for_line("REMOVED from the cluster, by entry");
+        *self.place(node) = Some(process);
+    }
+
+    /// A new node joins by the command line; waits for its place.
+    pub(crate) fn begin_to_join(&mut self, flags: &[&str]) -> NodeId {
+        let node = self.make_room(free_addresses(1).remove(0));
+        self.join_again(node, flags);
+        node
+    }
+
+    fn make_room(&mut self, address: String) -> NodeId {
+        self.addresses.push(address);
+        self.processes.push(None);
+        NodeId(self.addresses.len() as u64)
+    }
+
+    /// A new node joins at this address, and has become a voter when this returns.
+    pub(crate) fn join_at(&mut self, address: String) -> NodeId {
+        let node = self.make_room(address);
+        self.join_again(node, &[]);
+        self.process(node).wait_for_line(&format!("promoted: node {node} "));
+        node
+    }
+
+    /// The machine of `old` joins with its address and directory, and has become the voter `new` when
+    /// this returns.
+    pub(crate) fn join_as(&mut self, old: NodeId, new: NodeId) {
+        let process = Process::start(&self.join_arguments(old), &[]);
+        process.wait_for_line(&format!("promoted: node {new} "));
+        *self.place(old) = Some(process);
+    }
+
+    /// The same node again, with what is in its directory.
+    pub(crate) fn join_again(&mut self, node: NodeId, flags: &[&str]) {
+        let process = Process::start(&self.join_arguments(node), flags);
+        process.wait_for_line(&format!("log recovered node={node} "));
+        *self.place(node) = Some(process);
+    }
+
+    /// A new node joins, and has become a voter when this returns.
+    pub(crate) fn join(&mut self) -> NodeId {
+        self.join_at(free_addresses(1).remove(0))
+    }
+
+    /// `node join` for a node.
+    pub(crate) fn join_arguments(&self, node: NodeId) -> Vec<String> {
+        let at = usize::try_from(node.0).unwrap() - 1;
+        let mut arguments = ["join", "--data", &self.data(node), "--address", &self.addresses[at]]
+            .map(str::to_owned)
+            .to_vec();
+        for address in &self.addresses[..at] {
+            arguments.extend(["--cluster-address".to_owned(), address.clone()]);
+        }
+        arguments
     }
 
     pub(crate) fn kill(&mut self, node: NodeId) {
