@@ -317,7 +317,9 @@ impl<S: StateMachine> Engine<S> {
         records: Vec<Record>,
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
-        let read_to = records.last().expect("what is applied can be read").index().next();
+        // Nothing is purged while it is read; should the store have lost it all the same, nobody waits.
+        let Some(last) = records.last() else { return self.abandon_bodies(effects) };
+        let read_to = last.index().next();
         for record in records {
             self.bodies.hand_out(&record, effects);
             self.bodies.recent.keep(record);
