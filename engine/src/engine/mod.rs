@@ -371,7 +371,7 @@ impl<S: StateMachine> Engine<S> {
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
         let admitted = match &request {
-            Request::QueryHere(_) | Request::QueryStale(_) => self.check_room(&request),
+            Request::QueryHere(_) | Request::QueryStale(_) => self.check_room(),
             Request::Propose(_)
             | Request::Query(_)
             | Request::Change(_)
@@ -411,20 +411,20 @@ impl<S: StateMachine> Engine<S> {
             (Request::Propose(_) | Request::Change(_), Some(to)) => {
                 Err(Rejection::Transferring { to })
             }
-            _ => self.check_room(request),
+            _ => self.check_room(),
         }
     }
 
-    fn check_room(&self, request: &Request) -> Result<(), Rejection> {
+    fn check_room(&self) -> Result<(), Rejection> {
         let (used, max) = (self.waiting_requests(), self.limits.waiting_requests_max);
         if used >= max {
             let (used, max) = (used as u64, max as u64);
             return Err(Rejection::Full { what: Bounded::WaitingRequests, used, max });
         }
-        let (used, max) = (self.reads.waiting_bytes(), self.limits.waiting_bytes_max);
-        let is_read = !matches!(request, Request::Propose(_));
-        if is_read && used >= max {
-            let (used, max) = (used as u64, max as u64);
+        // Answers that wait for the disk count as well.
+        let used = self.reads.waiting_bytes() as u64 + self.bodies.waiting_bytes();
+        let max = self.limits.waiting_bytes_max as u64;
+        if used >= max {
             return Err(Rejection::Full { what: Bounded::WaitingBytes, used, max });
         }
         Ok(())
