@@ -30,6 +30,7 @@ use crate::session::Sessions;
 use crate::state_machine::{RestoreError, StateMachine};
 use crate::storage::{IoId, Persist, Recovered};
 use crate::time::{Micros, Now};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bodies::{Bodies, Fetches};
@@ -97,7 +98,7 @@ pub enum Effect<R> {
     Fetch(Fetch),
     /// Write this snapshot in the background, make it durable, and report it with
     /// [`Input::SnapshotSaved`]. A [`Persist`] with a reset that names it waits for it.
-    SaveSnapshot(Snapshot),
+    SaveSnapshot(Box<Snapshot>),
     /// Read a piece of a saved snapshot.
     ReadSnapshot(SnapshotRead),
     /// Entries before this one are needed no more.
@@ -184,7 +185,7 @@ pub enum Event {
         /// The entry that made it; 0 for the founding one.
         index: LogIndex,
         /// It.
-        membership: Membership,
+        membership: Box<Membership>,
     },
     /// This node is a member no more. It goes quiet; its process may end, and its data may go.
     Removed {
@@ -270,6 +271,7 @@ impl<S: StateMachine> Engine<S> {
         let applied_stamp = meta.map_or(Hlc::ZERO, |meta| meta.stamp);
         let mut engine = Self {
             told: (raft.role(), Term::ZERO, raft.leader()),
+            changes: Changes::new(&raft),
             raft,
             clock: Clock::recovered(recovered.last_stamp.max(applied_stamp)),
             machine,
@@ -277,7 +279,6 @@ impl<S: StateMachine> Engine<S> {
             applied_index: meta.map_or(LogIndex::ZERO, |meta| meta.last.index),
             applied_stamp,
             snapshots: Snapshots::recovered(recovered.snapshot.as_ref()),
-            changes: Changes::default(),
             fitness: Fitness::default(),
             transfer_patience: config.election_timeout + config.election_timeout,
             apply_budget_bytes: APPLY_BYTES_PER_TURN,
@@ -477,7 +478,7 @@ impl<S: StateMachine> Engine<S> {
                 self.read_snapshot(follower, (index, offset, len), effects);
             }
             Output::WantSnapshot { at_least } => self.snapshots.want(at_least),
-            Output::Install(snapshot) => self.install(snapshot, effects),
+            Output::Install(snapshot) => self.install(*snapshot, effects),
             Output::TransferEnded(error) => self.end_transfer(error, effects),
             Output::Truncated { from } => effects.push(Effect::Event(Event::Truncated { from })),
         }

@@ -39,6 +39,7 @@ use crate::ids::{LogIndex, NodeId, Term};
 use crate::limits::Limits;
 use crate::storage::{HardState, IoId, Persist, Recovered};
 use crate::time::Micros;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
@@ -124,7 +125,7 @@ pub enum Output {
         at_least: LogIndex,
     },
     /// The leader's snapshot came: save it, and go on from its state.
-    Install(Snapshot),
+    Install(Box<Snapshot>),
     /// Handing over has failed, and this member leads on.
     TransferEnded(TransferError),
     /// Entries were cut off the log, because the leader of a later term has others.

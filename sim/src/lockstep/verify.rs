@@ -42,7 +42,7 @@ impl World<'_> {
             Event::Truncated { from } => self.trace_other(node, [1, from.0]),
             Event::Membership { index, ref membership } => {
                 self.trace_other(node, [3, index.0]);
-                self.node(node).memberships[1] = Arc::new(membership.clone());
+                self.node(node).memberships[1] = Arc::new((**membership).clone());
             }
             Event::Removed { index } => self.trace_other(node, [4, index.0]),
             Event::Installed { index, .. } => self.trace_other(node, [5, index.0]),
