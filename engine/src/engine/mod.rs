@@ -359,6 +359,9 @@ impl<S: StateMachine> Engine<S> {
     }
 
     fn watch_fitness(&mut self, now: Now) {
+        if !self.fitness.is_due(now) {
+            return;
+        }
         let indices = (self.applied_index, self.raft.commit_index());
         let handicap = self.fitness.watch(now, indices, self.transfer_patience);
         self.raft.set_handicap(handicap);
