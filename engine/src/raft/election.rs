@@ -178,11 +178,13 @@ impl Raft {
         &mut self,
         from: NodeId,
         last: LogPosition,
+        is_transfer: bool,
         now: Micros,
         out: &mut Vec<Output>,
     ) {
         let is_free = self.voted_for.is_none_or(|node| node == from);
-        let granted = is_free && self.is_up_to_date(last);
+        let is_bound = self.hears_leader(now) && !is_transfer;
+        let granted = is_free && !is_bound && self.is_up_to_date(last);
         if granted {
             if self.voted_for.is_none() {
                 self.voted_for = Some(from);

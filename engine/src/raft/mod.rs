@@ -278,8 +278,8 @@ impl Raft {
             Body::PreVoteResponse { granted } => {
                 self.on_pre_vote_response(from, message.term, granted, now, out);
             }
-            Body::VoteRequest { last, is_transfer: _ } => {
-                self.on_vote_request(from, last, now, out);
+            Body::VoteRequest { last, is_transfer } => {
+                self.on_vote_request(from, last, is_transfer, now, out);
             }
             Body::VoteResponse { granted } => self.on_vote_response(from, granted, now, out),
             Body::Append { previous, commit, round, records } => {
@@ -436,9 +436,17 @@ impl Raft {
         if !tokens.is_empty() {
             out.push(Output::ReadsFailed { tokens });
         }
+        // A leader that reads under a lease relies on whoever heard it, in later terms too: a refusal
+        // that was long under way must not free this member of its word (thesis §6.4.1).
+        let promised_at = match &self.role {
+            Role::Follower(role) if self.settings.lease_drift_ppm.is_some() => role.leader_heard_at,
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) | Role::Leader(_) => {
+                None
+            }
+        };
         self.role = Role::Follower(Follower {
             leader,
-            leader_heard_at: leader.map(|_| now),
+            leader_heard_at: leader.map(|_| now).or(promised_at),
             election_at: self.draw_election_deadline(now),
             validated_index: self.commit_index.min(self.log.last_index()),
             reported_index: LogIndex::ZERO,
