@@ -6,6 +6,7 @@ mod election;
 mod flow;
 mod persistence;
 mod pre_vote;
+mod reads;
 mod replication;
 mod safety;
 mod terms;
