@@ -122,8 +122,10 @@ impl Raft {
 
     /// Another member knows of an entry that takes this one out. Ids are never reused, so that is final.
     pub(super) fn on_removed(&mut self, at: LogIndex, now: Micros, out: &mut Vec<Output>) {
-        // A membership that is newer here tells more than what another may not have yet.
-        if at > self.log.memberships().newest().0 && !self.is_leader() {
+        // A newer membership that is committed here tells more. One that is not may be of an earlier
+        // leader's, whose place the removal took.
+        let is_news = at > self.log.memberships().at(self.commit_index).0;
+        if is_news && !self.is_leader() {
             self.removed_at = Some(at);
             self.become_follower(self.term, None, now, out);
         }
