@@ -351,22 +351,19 @@ impl Group {
         node
     }
 
-    /// The member makes a snapshot of `bytes` of state up to what is committed and durable, and lets
-    /// the log before it go; it is durable at once.
+    /// The member makes a snapshot of `bytes` of state up to what is committed and durable; it is
+    /// durable at once. The log before the previous one goes.
     pub fn snapshot(&mut self, node: u64, bytes: usize) {
         let Member { raft, image, shadow, .. } = self.member(node);
         let last = raft.commit_index().min(raft.durable_index());
         let stamp = shadow.read(last, 1).first().map_or(Hlc::ZERO, engine::record::Record::hlc);
         // Equal on all members that snapshot at the same entry.
         let state = vec![last.0 as u8; bytes];
-        // All of the log may go, and so the second snapshot lets go of all before the first.
-        for _ in 0..2 {
-            let snapshot = raft.make_snapshot(last, stamp, None, state.clone());
-            image.snapshot = Some(snapshot.clone());
-            let first = raft.on_snapshot_saved(snapshot.meta);
-            image.purge(first);
-            shadow.purge(first);
-        }
+        let snapshot = raft.make_snapshot(last, stamp, None, state);
+        image.snapshot = Some(snapshot.clone());
+        let first = raft.on_snapshot_saved(snapshot.meta);
+        image.purge(first);
+        shadow.purge(first);
         self.turn(node);
     }
 

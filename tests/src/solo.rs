@@ -241,18 +241,15 @@ impl Solo {
         self.act(|raft, now, out| raft.on_snapshot_read(follower, index, offset, chunk, now, out));
     }
 
-    /// The member makes a snapshot of `bytes` of state up to what is committed, and lets the log
-    /// before it go; it is durable at once.
+    /// The member makes a snapshot of `bytes` of state up to what is committed; it is durable at once.
+    /// The log before the previous one goes.
     pub fn snapshot(&mut self, bytes: usize) {
         let last = self.raft.commit_index();
         let stamp = self.image.read(last, 1).first().map_or(Hlc::ZERO, Record::hlc);
-        // All of the log may go, and so the second snapshot lets go of all before the first.
-        for _ in 0..2 {
-            let snapshot = self.raft.make_snapshot(last, stamp, None, vec![last.0 as u8; bytes]);
-            self.image.snapshot = Some(snapshot.clone());
-            let first = self.raft.on_snapshot_saved(snapshot.meta);
-            self.image.purge(first);
-        }
+        let snapshot = self.raft.make_snapshot(last, stamp, None, vec![last.0 as u8; bytes]);
+        self.image.snapshot = Some(snapshot.clone());
+        let first = self.raft.on_snapshot_saved(snapshot.meta);
+        self.image.purge(first);
     }
 
     /// Entries that were asked for were read from the disk.

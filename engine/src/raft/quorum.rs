@@ -98,6 +98,68 @@ mod tests {
         }
     }
 
+    /// All pairs of voter sets among four nodes, joint memberships as they occur and as they do not.
+    fn all_joint() -> impl Iterator<Item = (Vec<u64>, Vec<u64>)> {
+        let set = |code: u64| (1..=4).filter(|node| code >> (node - 1) & 1 == 1).collect();
+        (1..16).flat_map(move |new| (1..16).map(move |old| (set(new), set(old))))
+    }
+
+    fn joint(new: &[u64], old: &[u64]) -> Membership {
+        let nodes = |set: &[u64]| set.iter().copied().map(NodeId).collect();
+        Membership::joint(nodes(new), nodes(old))
+    }
+
+    /// What each of four nodes has, out of `base` possibilities, for all combinations.
+    fn all_values(base: u64) -> impl Iterator<Item = [u64; 4]> {
+        (0..base.pow(4)).map(move |code| [0, 1, 2, 3].map(|node| code / base.pow(node) % base))
+    }
+
+    fn of(values: &[u64; 4], node: u64) -> u64 {
+        values[usize::try_from(node).expect("small") - 1]
+    }
+
+    #[test]
+    fn joint_commits_are_what_brute_force_finds_for_all_small_pairs_of_sets() {
+        for (new, old) in all_joint() {
+            let membership = joint(&new, &old);
+            for values in all_values(4) {
+                let has = |set: &[u64]| -> Vec<u64> {
+                    set.iter().map(|node| of(&values, *node)).collect()
+                };
+                let expected = brute_force(&has(&new)).min(brute_force(&has(&old)));
+                let found = membership.quorum_value(|node| of(&values, node.0));
+                assert_eq!(found, expected, "{new:?} {old:?} {values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn joint_votes_are_what_brute_force_finds_for_all_small_pairs_of_sets() {
+        for (new, old) in all_joint() {
+            let membership = joint(&new, &old);
+            // No answer, no, or yes.
+            for answers in all_values(3) {
+                let count = |set: &[u64], answer| {
+                    set.iter().filter(|node| of(&answers, **node) == answer).count()
+                };
+                let is_won = |set: &[u64]| count(set, 2) * 2 > set.len();
+                // Even if everybody who is open said yes.
+                let is_lost = |set: &[u64]| (count(set, 2) + count(set, 0)) * 2 <= set.len();
+                let expected = match (is_won(&new) && is_won(&old), is_lost(&new) || is_lost(&old))
+                {
+                    (true, _) => Tally::Won,
+                    (false, true) => Tally::Lost,
+                    (false, false) => Tally::Open,
+                };
+                let found = membership.tally(|node| match of(&answers, node.0) {
+                    0 => None,
+                    answer => Some(answer == 2),
+                });
+                assert_eq!(found, expected, "{new:?} {old:?} {answers:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_joint_quorum_needs_both_majorities() {
         let joint = Membership::joint([1, 2, 3].map(NodeId).into(), [3, 4, 5].map(NodeId).into());
