@@ -126,7 +126,11 @@ impl World {
         if node == 0 || node > group.members.len() as u64 {
             return Err(format!("there is no member {node}"));
         }
+        let waits_for_nothing = group.member(node).raft.next_deadline() == Micros::MAX;
         match (*verb, rest) {
+            ("campaign" | "timeout" | "elect", _) if waits_for_nothing => {
+                return Err(format!("member {node} has no deadline"));
+            }
             ("campaign", []) => {
                 group.now = group.now + Micros::from_millis(200);
                 group.time_out(node);
