@@ -485,7 +485,7 @@ fn a_removed_node_is_quiet() {
     group.settle();
     assert!(group.member(4).raft.is_removed());
     assert_eq!((group.leader(), group.member(1).raft.term()), (Some(1), term));
-    group.time_out(4.min(3));
+    group.run_among(&[1, 2, 3], 400);
     assert_eq!(group.member(4).raft.role(), RoleName::Follower);
 }
 

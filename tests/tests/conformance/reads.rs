@@ -2,7 +2,7 @@
 
 use engine::ids::NodeId;
 use engine::raft::{
-    Body, Change, ChangeRequest, Handicap, Leave, Membership, RoleName, Settings, Step,
+    Body, Change, ChangeRequest, Handicap, Leave, Membership, Message, RoleName, Settings, Step,
 };
 use engine::time::Micros;
 use tests::group::{Group, settings};
@@ -15,11 +15,19 @@ use tests::solo::Solo;
 
 /// The round in each append that was sent to `to`.
 fn rounds(solo: &mut Solo, to: u64) -> Vec<u64> {
-    let round = |(receiver, message): (u64, engine::raft::Message)| match message.body {
+    let round = |(receiver, message): (u64, Message)| match message.body {
         Body::Append { round, .. } if receiver == to => Some(round),
         _ => None,
     };
     solo.take_sent().into_iter().filter_map(round).collect()
+}
+
+/// The same answer to an append of a read round.
+fn in_round(round: u64, mut answer: Message) -> Message {
+    if let Body::AppendResponse { round: answered, .. } = &mut answer.body {
+        *answered = round;
+    }
+    answer
 }
 
 /// Thesis §6.4: "the leader issues a new round of heartbeats and waits for their acknowledgments from a
@@ -28,24 +36,14 @@ fn rounds(solo: &mut Solo, to: u64) -> Vec<u64> {
 fn a_read_is_answered_once_a_quorum_has_confirmed_its_round() {
     let mut solo = Solo::replicating(5, 1, &[]);
     solo.read(7);
-    for follower in 2..=5 {
-        assert_eq!(rounds(&mut Solo { sent: solo.sent.clone(), ..Solo::new(1) }, follower), [1]);
-    }
+    let receivers: Vec<u64> = solo.sent.iter().map(|(to, _)| *to).collect();
+    assert_eq!((receivers, rounds(&mut solo, 5)), (vec![2, 3, 4, 5], vec![1]));
     solo.hear(2, matched_in_round(1, 1, 1));
     assert_eq!(solo.reads, [], "two of five");
     solo.hear(2, matched_in_round(1, 1, 1));
     assert_eq!(solo.reads, [], "an answer that comes twice counts once");
     // A refusal confirms the leader as well.
-    let message = engine::raft::Message {
-        term: engine::ids::Term(1),
-        body: match rejected(1, 9, position(0, 0)).body {
-            Body::AppendResponse { standing, outcome, .. } => {
-                Body::AppendResponse { round: 1, standing, outcome }
-            }
-            other => other,
-        },
-    };
-    solo.hear(3, message);
+    solo.hear(3, in_round(1, rejected(1, 9, position(0, 0))));
     assert_eq!(solo.reads, [(7, 1)]);
 }
 
@@ -179,7 +177,7 @@ fn follower() -> Solo {
 /// The number of the one request that was sent to member 2.
 fn request_id(solo: &mut Solo) -> u64 {
     match &solo.take_sent()[..] {
-        [(2, engine::raft::Message { body: Body::ReadRequest { id }, .. })] => *id,
+        [(2, Message { body: Body::ReadRequest { id }, .. })] => *id,
         other => panic!("not one request to the leader: {other:?}"),
     }
 }
@@ -217,10 +215,9 @@ fn a_leader_answers_a_follower_after_a_round() {
     assert!(sent.iter().all(|(_, message)| matches!(message.body, Body::Append { round: 1, .. })));
     solo.hear(2, read_request(1, 71));
     solo.hear(2, read_request(1, 71));
-    let answers = |sent: Vec<(u64, engine::raft::Message)>| -> Vec<_> {
-        let is_answer = |(_, message): &(u64, engine::raft::Message)| {
-            matches!(message.body, Body::ReadResponse { .. })
-        };
+    let answers = |sent: Vec<(u64, Message)>| -> Vec<_> {
+        let is_answer =
+            |(_, message): &(u64, Message)| matches!(message.body, Body::ReadResponse { .. });
         sent.into_iter().filter(is_answer).collect()
     };
     let sent = solo.ask(3, matched_in_round(1, 1, 1));
