@@ -223,7 +223,7 @@ impl Group {
             // Taken when the test says so.
             Output::WantSnapshot { .. } => {}
             // A snapshot is handed over before the persist that rests on it, and is durable first.
-            Output::Install(snapshot) => self.member(node).image.snapshot = Some(snapshot),
+            Output::Install(snapshot) => self.member(node).image.snapshot = Some(*snapshot),
             Output::TransferEnded(error) => self.member(node).transfers_ended.push(error),
             Output::ReadsReady { tokens, index } => {
                 for token in &tokens {

@@ -192,8 +192,8 @@ impl Solo {
             Output::WantSnapshot { at_least } => self.wanted.push(at_least.0),
             // It is durable before the persist that rests on it.
             Output::Install(snapshot) => {
-                self.image.snapshot = Some(snapshot.clone());
-                self.installed.push(snapshot);
+                self.image.snapshot = Some(Snapshot::clone(&snapshot));
+                self.installed.push(*snapshot);
             }
             Output::TransferEnded(error) => self.transfers_ended.push(error),
         }
