@@ -497,6 +497,9 @@ impl<S: StateMachine> Engine<S> {
             self.reads.abandon_watches(leader, effects);
             self.abandon_changes(now, leader, effects);
         }
+        if leader.is_none() {
+            self.abandon_reads(effects);
+        }
         self.told = (role, term, leader);
         effects.push(Effect::Event(Event::Role { role, term, leader }));
     }
@@ -511,8 +514,7 @@ impl<S: StateMachine> Engine<S> {
     /// Moves log time on when something is due and nobody else makes an entry.
     fn append_tick(&mut self, now: Now) {
         let is_due = self.tick_deadline(now).is_some_and(|at| at <= now.monotonic);
-        let is_handing_over = self.raft.transferring_to().is_some();
-        if is_due && !is_handing_over && self.raft.last_index() == self.applied_index {
+        if is_due && self.raft.last_index() == self.applied_index {
             self.append(now, RecordBuilder::default(), EntryKind::Tick);
         }
     }
@@ -521,6 +523,10 @@ impl<S: StateMachine> Engine<S> {
     fn tick_deadline(&self, now: Now) -> Option<Micros> {
         // With entries on their way log time moves by itself; applying them asks again.
         if !self.raft.is_leader() || self.raft.last_index() != self.applied_index {
+            return None;
+        }
+        // The next leader does it, or this one once it leads on.
+        if self.raft.transferring_to().is_some() {
             return None;
         }
         let due = self.machine.next_deadline()?;

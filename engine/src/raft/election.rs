@@ -24,8 +24,13 @@ impl Raft {
     }
 
     /// Whether this member may stand for election: it votes, and has all that it ever vouched for.
+    ///
+    /// It votes also if only an entry that may not be committed says otherwise (thesis §4.2.2): it may
+    /// be the only one with that entry, whom all others need and nobody else can lead past.
     pub(super) fn may_campaign(&self) -> bool {
-        self.membership().is_voter(self.settings.node)
+        let me = self.settings.node;
+        let (_, committed) = self.log.memberships().at(self.commit_index);
+        (self.membership().is_voter(me) || committed.is_voter(me))
             && !self.is_removed()
             && self.damaged_to.is_none()
             && self.log.last() >= self.vouched_position()

@@ -406,7 +406,9 @@ impl Raft {
     pub fn next_deadline(&self) -> Micros {
         match &self.role {
             Role::Follower(role) => {
-                let needs_timer = self.may_campaign() || !role.reads.waiting.is_empty();
+                // One that stands for no election notices that its leader is gone, and sleeps.
+                let has_hope = role.leader.is_some() || !role.reads.waiting.is_empty();
+                let needs_timer = self.may_campaign() || has_hope;
                 let election_at = if needs_timer { role.election_at } else { Micros::MAX };
                 let under_way = role.reads.under_way.as_ref();
                 under_way.map_or(election_at, |request| request.repeat_at.min(role.election_at))
