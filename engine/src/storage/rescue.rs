@@ -69,6 +69,15 @@ pub struct Findings {
     pub membership: Membership,
 }
 
+impl Findings {
+    /// Where the node was reached, as far as it knows.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let own = self.membership.member(self.identity.node);
+        own.map_or_else(|| self.identity.address.clone(), |member| member.address.clone())
+    }
+}
+
 /// One member's directory, opened without writing to it.
 #[derive(Debug)]
 pub struct Rescue<'a, D: Disk> {
@@ -267,15 +276,5 @@ impl<D: Disk> Disk for ReadOnly<'_, D> {
             | DiskOp::Rename { .. }
             | DiskOp::Delete { .. } => Ok(Bytes::new()),
         }
-    }
-}
-
-/// The address of the old member, for want of another.
-impl Findings {
-    /// Where the node was reached, as far as it knows.
-    #[must_use]
-    pub fn address(&self) -> String {
-        let own = self.membership.member(self.identity.node);
-        own.map_or_else(|| self.identity.address.clone(), |member| member.address.clone())
     }
 }
