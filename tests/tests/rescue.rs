@@ -222,11 +222,11 @@ fn nothing_of_the_old_cluster_passes_in_the_new_one_and_the_other_way_round() {
         let mut mixed = new.clone();
         if matches!(file, FileName::Segment(_) | FileName::Snapshot(_)) {
             let last = new.list().unwrap().into_iter().map(|(name, _)| name);
-            let mut same_kind = last.filter(|name| match (name, file) {
-                (FileName::Segment(_), FileName::Segment(_)) => true,
-                (FileName::Snapshot(_), FileName::Snapshot(_)) => true,
-                _ => false,
-            });
+            let is_segment = |name: &FileName| matches!(name, FileName::Segment(_));
+            let is_snapshot = |name: &FileName| matches!(name, FileName::Snapshot(_));
+            let mut same_kind = last
+                .filter(|name| is_segment(name) == is_segment(&file))
+                .filter(|name| is_snapshot(name) == is_snapshot(&file));
             let place = same_kind.next_back().unwrap();
             mixed.set_contents(place, bytes);
             let error = open(&mut mixed, &new_identity).unwrap_err();

@@ -63,7 +63,7 @@ fn everything_acknowledged_is_received_from_a_cluster_of_one_after_a_lost_quorum
         process.wait_for_line("log recovered");
         let address = &cluster.addresses[usize::try_from(leader.0).unwrap() - 1];
         let options = Options { cluster: Some(id), timeout: PATIENCE, ..Options::default() };
-        let client = Client::connect(&[address.clone()], options).await.unwrap();
+        let client = Client::connect(std::slice::from_ref(address), options).await.unwrap();
         let sent = client.send(NewMessage::to(QUEUE).id(first)).await.unwrap();
         assert_eq!((sent.receipt, sent.duplicate), (promised[&first], true));
         assert_kept(&promised, &receive_all(&client).await);
