@@ -37,7 +37,9 @@ impl<S: StateMachine> Engine<S> {
             return;
         }
         self.answer_ready_queries(effects);
-        self.wake_watchers(effects);
+        if core::mem::take(&mut self.has_applied) {
+            self.wake_watchers(effects);
+        }
     }
 
     /// Whether committed entries wait to be applied.
@@ -73,6 +75,7 @@ impl<S: StateMachine> Engine<S> {
         }
         self.applied_index = entry.index;
         self.applied_stamp = entry.stamp;
+        self.has_applied = true;
         self.snapshots.on_applied(record.bytes().len());
         let Entry { index, term, stamp: hlc } = entry;
         effects.push(Effect::Event(Event::Applied { index, term, hlc }));

@@ -219,6 +219,8 @@ pub struct Engine<S: StateMachine> {
     applied_index: LogIndex,
     /// The stamp of the last applied entry.
     applied_stamp: Hlc,
+    /// Whether anything was applied since watchers were last woken.
+    has_applied: bool,
     snapshots: Snapshots,
     changes: Changes,
     fitness: Fitness,
@@ -278,6 +280,7 @@ impl<S: StateMachine> Engine<S> {
             sessions: Sessions::new(&config.limits),
             applied_index: meta.map_or(LogIndex::ZERO, |meta| meta.last.index),
             applied_stamp,
+            has_applied: false,
             snapshots: Snapshots::recovered(recovered.snapshot.as_ref()),
             fitness: Fitness::default(),
             transfer_patience: config.election_timeout + config.election_timeout,
