@@ -215,9 +215,7 @@ impl Driver {
             let (leader, term) = (self.leadership.leader(), self.leadership.term());
             tracing::debug!(?leader, %term, "leader changed");
         }
-        let age = |view: &ClusterView| (view.term, view.membership_index);
-        // Nodes that lag or were removed push their views as well.
-        if !view.nodes.is_empty() && age(&view) >= age(&self.view) {
+        if view.term >= self.view.term {
             self.peers.learn(&view, now);
             self.view = view;
         }

@@ -9,7 +9,7 @@ use serde_json::json;
 use sim::outcome::{Counts, Outcome};
 use sim::scenario::Scenario;
 use sim::trace::Trace;
-use sim::{lockstep, sweep};
+use sim::{check, lockstep, sweep};
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -55,6 +55,9 @@ enum Command {
         #[arg(long)]
         quiet: bool,
     },
+    /// Visit every state of small groups: every order of deliveries, losses, timeouts, flushes and
+    /// crashes within bounds. Fails if a promise is broken in any, and prints how.
+    Check(check::command::Arguments),
     /// Print the scenario that a seed draws, as a file that `run` takes.
     Show {
         /// The seed.
@@ -119,6 +122,7 @@ fn main() -> ExitCode {
             run_file(&file, world, json)
         }
         Command::Replay { seed, world, quiet } => replay(seed, world, quiet),
+        Command::Check(arguments) => Ok(check::command::check(&arguments)),
         Command::Show { seed } => {
             print!("{}", Scenario::from_seed(seed).to_text());
             Ok(true)

@@ -51,9 +51,6 @@ impl From<Violation> for Verdict {
             | Rule::OneLeader
             | Rule::OneVote
             | Rule::Quorum
-            | Rule::Membership
-            | Rule::Snapshots
-            | Rule::StaleReads
             | Rule::LeaderCompleteness
             | Rule::CommittedStays
             | Rule::LogMatching

@@ -57,12 +57,6 @@ impl Raft {
         self.removed_index().is_some()
     }
 
-    /// Whether another member has said that this one is none.
-    #[must_use]
-    pub fn was_told_of_removal(&self) -> bool {
-        self.removed_at.is_some()
-    }
-
     /// The entry that took this member out.
     #[must_use]
     pub fn removed_index(&self) -> Option<LogIndex> {
@@ -73,7 +67,7 @@ impl Raft {
     }
 
     /// Whether the newest membership entry is committed.
-    pub(super) fn is_membership_committed(&self) -> bool {
+    fn is_membership_committed(&self) -> bool {
         self.membership_index() <= self.commit_index
     }
 
@@ -144,9 +138,6 @@ impl Raft {
     #[must_use]
     pub fn wants_membership(&self, now: Micros) -> Option<Membership> {
         let Role::Leader(role) = &self.role else { return None };
-        if !self.log.memberships().is_unsettled() {
-            return None;
-        }
         let may_change = self.has_committed_in_term() && self.is_membership_committed();
         if !may_change || role.transfer.is_some() {
             return None;
@@ -172,8 +163,6 @@ impl Raft {
         if role.membership_version != version {
             role.membership_version = version;
             self.keep_followers(now);
-            // Other majorities count, which may have more.
-            self.advance_commit();
         }
     }
 

@@ -11,7 +11,6 @@ use super::{Output, Raft};
 use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::time::Micros;
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -125,8 +124,7 @@ impl Raft {
                 self.log.reset(&meta, &meta);
                 self.commit_index = self.commit_index.max(meta.last.index);
                 self.snapshot = Some(meta.clone());
-                let bytes = Bytes::from(bytes);
-                out.push(Output::Install(Box::new(Snapshot { meta, bytes })));
+                out.push(Output::Install(Snapshot { meta, bytes: Bytes::from(bytes) }));
             }
         }
     }

@@ -28,7 +28,6 @@ mod identity;
 mod read;
 mod recovery;
 mod replay;
-mod rescue;
 pub mod scan;
 mod segments;
 mod snapshots;
@@ -37,7 +36,6 @@ mod store;
 pub use error::{Damage, SnapshotDamage, StorageError, Whose};
 pub use identity::{FoundersError, Identity};
 pub use read::ReadPlan;
-pub use rescue::{Findings, Rescue, RescueError};
 pub use store::{Store, Written};
 
 use crate::hlc::Hlc;

@@ -7,7 +7,6 @@ mod cluster;
 mod demo;
 mod init;
 mod join;
-mod recover;
 mod start;
 
 use anstyle::{AnsiColor, Style};
@@ -33,8 +32,6 @@ enum Command {
     Join(Box<join::Join>),
     /// Run a node until it is told to stop.
     Start(Box<start::Start>),
-    /// When a majority is lost for good: make a new cluster of one out of what a survivor has.
-    RecoverFromLostQuorum(recover::Recover),
     /// Run a whole cluster on this machine, to try things out.
     Cluster(cluster::Cluster),
     /// Show a cluster that survives the crash of its leader, and count every message.
@@ -50,7 +47,6 @@ pub(crate) fn main() -> ExitCode {
         Command::Init(init) => init.run(),
         Command::Join(join) => join.run(),
         Command::Start(start) => start.run(),
-        Command::RecoverFromLostQuorum(recover) => recover.run(),
         Command::Cluster(cluster) => cluster.run(),
         Command::Demo(demo) => demo.run(),
     };

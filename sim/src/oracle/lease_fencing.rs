@@ -66,8 +66,7 @@ fn settled(operation: &Operation) -> impl Iterator<Item = &Held> {
             | Command::Delete { .. }
             | Command::Purge { .. },
         )
-        | Action::Query(_)
-        | Action::StaleQuery(_) => &[],
+        | Action::Query(_) => &[],
     };
     let settled: &[bool] = match operation.reply() {
         Some((_, Reply::Settled(settled))) => settled,

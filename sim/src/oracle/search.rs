@@ -162,8 +162,7 @@ fn question(action: &Action) -> Option<Question> {
         )
         | Action::Query(
             Query::Get { .. } | Query::Browse { .. } | Query::List { .. } | Query::Available { .. },
-        )
-        | Action::StaleQuery(_) => None,
+        ) => None,
     }
 }
 
