@@ -215,7 +215,9 @@ impl Driver {
             let (leader, term) = (self.leadership.leader(), self.leadership.term());
             tracing::debug!(?leader, %term, "leader changed");
         }
-        if view.term >= self.view.term {
+        let age = |view: &ClusterView| (view.term, view.membership_index);
+        // Nodes that lag or were removed push their views as well.
+        if !view.nodes.is_empty() && age(&view) >= age(&self.view) {
             self.peers.learn(&view, now);
             self.view = view;
         }

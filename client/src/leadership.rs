@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn view(term: u64, leader: Option<u64>) -> ClusterView {
-        ClusterView { leader: leader.map(NodeId), term: Term(term), nodes: Vec::new() }
+        ClusterView { leader: leader.map(NodeId), term: Term(term), ..ClusterView::default() }
     }
 
     #[test]

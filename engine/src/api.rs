@@ -191,7 +191,7 @@ pub enum Bounded {
     UncommittedBytes,
     /// Requests that wait for their answer.
     WaitingRequests,
-    /// Bytes of queries and watches that wait for their answer.
+    /// Bytes of queries, and of answers that wait for the disk.
     WaitingBytes,
 }
 

@@ -6,6 +6,8 @@
 //! Next: `engine` stamps entries, `queue` measures leases and windows in stamps.
 
 use crate::time::{Micros, Now};
+use alloc::format;
+use alloc::string::String;
 use bincode::{Decode, Encode};
 use core::fmt;
 
@@ -42,6 +44,17 @@ impl Hlc {
         (self.0 & COUNTER_MASK) as u16
     }
 
+    /// Its wall-clock time, UTC to the millisecond, as in RFC 3339.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        let millis = self.millis();
+        let (days, in_day) = (millis / 86_400_000, millis % 86_400_000);
+        let (year, month, day) = civil(days);
+        let (hour, minute) = (in_day / 3_600_000, in_day / 60_000 % 60);
+        let (second, milli) = (in_day / 1_000 % 60, in_day % 1_000);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+    }
+
     /// The next stamp: the counter carries over into the milliseconds when it is full.
     #[must_use]
     pub const fn next(self) -> Self {
@@ -53,6 +66,19 @@ impl Hlc {
     pub const fn after_millis(self, millis: u64) -> Self {
         Self(self.0.saturating_add(millis << COUNTER_BITS))
     }
+}
+
+/// The date of a day since 1970-01-01 (Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 impl fmt::Display for Hlc {

@@ -71,7 +71,8 @@ pub const SNAPSHOT_LOG_BYTES: u64 = 64 * 1024 * 1024;
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Largest snapshot, bytes. A follower refuses a larger one instead of running out of memory.
 pub const SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// Bytes of queries and watches that wait on a member; further ones are refused as full.
+/// Bytes of queries, and of answers whose bodies are read from the disk, that wait on a member. Further
+/// requests are refused as full, and no further entry is applied meanwhile.
 pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest segment file, bytes; a record that does not fit opens the next segment.
 pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -131,7 +132,7 @@ pub struct Limits {
     pub snapshot_log_bytes: u64,
     /// Most bytes of a snapshot in one message.
     pub snapshot_chunk_bytes_max: usize,
-    /// Bytes of queries and watches that wait on a member.
+    /// Bytes of queries, and of answers that wait for the disk.
     pub waiting_bytes_max: usize,
 }
 

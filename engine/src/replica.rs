@@ -185,7 +185,7 @@ impl<S: StateMachine> Replica<S> {
         for effect in scratch.drain(..) {
             match effect {
                 engine::Effect::Persist(persist) => self.store.persist(persist),
-                engine::Effect::SaveSnapshot(snapshot) => self.store.save_snapshot(snapshot),
+                engine::Effect::SaveSnapshot(snapshot) => self.store.save_snapshot(*snapshot),
                 engine::Effect::ReadSnapshot(read) => self.begin_snapshot_read(read, effects),
                 engine::Effect::Purge { first } => self.store.purge(first),
                 engine::Effect::Fetch(fetch) => self.begin_read(fetch, effects),

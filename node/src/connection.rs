@@ -15,6 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes asked of the socket at first, and as long as it does not fill them.
 const READ_BYTES_MIN: usize = 8 * 1024;
@@ -35,13 +36,43 @@ pub(crate) enum Inbound {
     /// Somebody came with a valid hello; the driver sends the greeting.
     Opened { connection: ConnectionId, caller: Admitted, outbound: Arc<Outbound> },
     /// Frames of a client.
-    Calls { connection: ConnectionId, calls: Vec<(ClientFrame, Bytes)> },
+    Calls { connection: ConnectionId, calls: Vec<(ClientFrame, Bytes)>, room: TakenRoom },
     /// The client is gone.
     Closed { connection: ConnectionId },
     /// Messages of another node.
-    Messages { from: NodeId, messages: Vec<Message> },
+    Messages { from: NodeId, messages: Vec<Message>, room: TakenRoom },
     /// The connection that a dialer of this node made stands, or is gone.
     Dialled { dialer: DialerId, to: NodeId, is_up: bool },
+}
+
+/// Bytes that may wait for the driver, over all connections of a kind. Whoever brings more waits, and
+/// with it its socket: so however many connections there are, what they bring is bounded.
+#[derive(Debug)]
+pub(crate) struct InboxRoom {
+    kilobytes: Arc<Semaphore>,
+    kilobytes_max: u32,
+}
+
+/// Room that is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct TakenRoom {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl InboxRoom {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        let kilobytes_max = u32::try_from(bytes_max / 1024).expect("less than 4 TiB");
+        Self { kilobytes: Arc::new(Semaphore::new(kilobytes_max as usize)), kilobytes_max }
+    }
+
+    /// Waits for room for `frames`. A single batch that exceeds it all gets all of it.
+    pub(crate) async fn take(&self, frames: &[Frame]) -> TakenRoom {
+        let bytes: usize = frames.iter().map(|frame| frame.head.len() + frame.tail.len()).sum();
+        let wanted = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let wanted = wanted.min(self.kilobytes_max);
+        let permit = self.kilobytes.clone().acquire_many_owned(wanted).await;
+        TakenRoom { _permit: permit.expect("never closed") }
+    }
 }
 
 /// Who came.
@@ -165,6 +196,31 @@ mod tests {
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn what_waits_for_the_driver_is_bounded_by_its_bytes() {
+        block_on(async {
+            let frame = |bytes| Frame { head: Bytes::new(), tail: Bytes::from(vec![0; bytes]) };
+            let room = InboxRoom::new(10 * 1024);
+            let first = room.take(&[frame(3_000), frame(3_000)]).await;
+            let second = room.take(&[frame(4_000)]).await;
+            let small = [frame(1)];
+            let mut third = std::pin::pin!(room.take(&small));
+            let poll = poll_once(third.as_mut());
+            assert!(poll.is_pending(), "ten kilobytes are taken");
+            drop(second);
+            assert!(poll_once(third.as_mut()).is_ready());
+            drop(first);
+            // More than there is: it waits for all, and comes through.
+            let all = room.take(&[frame(100_000)]).await;
+            assert!(poll_once(std::pin::pin!(room.take(&small))).is_pending());
+            drop(all);
+        });
+    }
+
+    fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(std::task::Waker::noop()))
     }
 
     fn three_frames() -> (Bytes, Vec<usize>) {

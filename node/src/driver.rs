@@ -303,13 +303,13 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
 
     fn on_inbound(&mut self, inbound: Inbound) {
         match inbound {
-            Inbound::Messages { from, messages } => {
+            Inbound::Messages { from, messages, room: _room } => {
                 self.peers.on_heard(self.now.monotonic, from);
                 for message in messages {
                     self.step(Input::Peer { from, message });
                 }
             }
-            Inbound::Calls { connection, calls } => {
+            Inbound::Calls { connection, calls, room: _room } => {
                 for (call, tail) in calls {
                     self.on_client_frame(connection, call, tail);
                 }

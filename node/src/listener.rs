@@ -6,7 +6,7 @@
 //! Next: `engine::wire::client` for the conversation, `dialer` for the other end of a peer's.
 
 use crate::config::NodeConfig;
-use crate::connection::{Admitted, ConnectionError, ConnectionId, FrameReader, Inbound};
+use crate::connection::{Admitted, ConnectionError, ConnectionId, FrameReader, Inbound, InboxRoom};
 use crate::error::NodeError;
 use crate::log_limit::LogLimit;
 use crate::outbound::Outbound;
@@ -35,6 +35,9 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 /// Connections that have not said hello yet; further ones wait in the system's queue.
 const HANDSHAKES_MAX: usize = 256;
+/// Bytes from clients, and again from nodes, that may wait for the driver; then connections stop
+/// reading.
+const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Pause after the system refused a connection, which it does when it is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -56,6 +59,9 @@ struct Shared {
     checksum_seed: ChecksumSeed,
     outbound_bytes_max: usize,
     inbox: mpsc::Sender<Inbound>,
+    client_room: InboxRoom,
+    /// Its own, so that no flood of clients keeps the nodes from hearing each other.
+    peer_room: InboxRoom,
     started: Instant,
     log_limit: Mutex<LogLimit>,
 }
@@ -72,6 +78,8 @@ pub(crate) async fn accept_all(
         identity,
         outbound_bytes_max: config.connection_outbound_bytes_max,
         inbox,
+        client_room: InboxRoom::new(INBOX_BYTES_MAX),
+        peer_room: InboxRoom::new(INBOX_BYTES_MAX),
         started: Instant::now(),
         log_limit: Mutex::default(),
     });
@@ -173,11 +181,12 @@ impl Shared {
     ) -> Result<(), ConnectionError> {
         let mut frames = Vec::new();
         while reader.next_frames(&mut frames).await? {
+            let room = self.client_room.take(&frames).await;
             let calls: Result<Vec<_>, _> = frames
                 .drain(..)
                 .map(|frame| read_client_frame(&frame).map(|call| (call, frame.tail)))
                 .collect();
-            let calls = Inbound::Calls { connection, calls: calls? };
+            let calls = Inbound::Calls { connection, calls: calls?, room };
             if self.inbox.send(calls).await.is_err() {
                 break;
             }
@@ -192,11 +201,12 @@ impl Shared {
     ) -> Result<(), ConnectionError> {
         let mut frames = Vec::new();
         while reader.next_frames(&mut frames).await? {
+            let room = self.peer_room.take(&frames).await;
             let messages: Result<Vec<_>, _> = frames
                 .drain(..)
                 .map(|frame| read_message(self.checksum_seed, self.identity.group, &frame))
                 .collect();
-            let messages = Inbound::Messages { from, messages: messages? };
+            let messages = Inbound::Messages { from, messages: messages?, room };
             if self.inbox.send(messages).await.is_err() {
                 break;
             }

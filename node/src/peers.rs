@@ -266,7 +266,12 @@ impl Peers {
             address: address.clone(),
             health: health(*node),
         });
-        ClusterView { leader: status.leader, term: status.term, nodes: nodes.collect() }
+        ClusterView {
+            leader: status.leader,
+            term: status.term,
+            membership_index: status.membership_index,
+            nodes: nodes.collect(),
+        }
     }
 }
 

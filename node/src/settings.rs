@@ -17,7 +17,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Data directory of this node, made by `node init`.
+    /// Data directory of this node.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Where to listen, HOST:PORT [default: the node's own member address].

@@ -7,8 +7,9 @@
 use bytes::Bytes;
 use engine::api::CommandError;
 use engine::hlc::Hlc;
-use engine::ids::{LogIndex, MessageId, Sequence, SessionId, Term};
+use engine::ids::{LogIndex, MessageId, NodeId, Sequence, SessionId, Term};
 use engine::queue::{Command, Query, Reply};
+use engine::raft::Membership;
 use engine::record::EntryKind;
 
 /// What a client asked for.
@@ -18,6 +19,8 @@ pub enum Action {
     Command(Command),
     /// To read.
     Query(Query),
+    /// To read what one node has, however old.
+    StaleQuery(Query),
 }
 
 /// How an operation ended, as far as its client knows.
@@ -89,6 +92,30 @@ pub struct OpenedSession {
     pub session: SessionId,
 }
 
+/// A stale read that was answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StaleRead {
+    /// Which read.
+    pub operation: OperationId,
+    /// By which node, in which life of its process.
+    pub by: (NodeId, u64),
+    /// The stamp that was told.
+    pub log_time: Hlc,
+}
+
+/// What an operator was told of a change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChangeAnswer {
+    /// When it was asked for first, microseconds.
+    pub asked_us: u64,
+    /// When it was told, microseconds.
+    pub at_us: u64,
+    /// The entry that made the membership.
+    pub index: LogIndex,
+    /// The membership.
+    pub membership: Membership,
+}
+
 /// Everything that clients did and were told, in the order in which it began.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct History {
@@ -98,6 +125,10 @@ pub struct History {
     pub answers: Vec<Answer>,
     /// Sessions in the order in which their clients learned of them.
     pub sessions: Vec<OpenedSession>,
+    /// Stale reads in the order of their answers.
+    pub stale_reads: Vec<StaleRead>,
+    /// Membership changes in the order of their answers.
+    pub changes: Vec<ChangeAnswer>,
 }
 
 impl History {

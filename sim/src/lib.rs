@@ -5,6 +5,7 @@
 //! thousands of seeds; and, with feature `sim`, the madsim cluster that runs the real node and client.
 //! Deterministic to the bit: no world reads a clock, entropy or the order of a hash map.
 
+pub mod admin;
 pub mod check;
 pub mod disk;
 pub mod history;

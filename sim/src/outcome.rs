@@ -51,6 +51,9 @@ impl From<Violation> for Verdict {
             | Rule::OneLeader
             | Rule::OneVote
             | Rule::Quorum
+            | Rule::Membership
+            | Rule::Snapshots
+            | Rule::StaleReads
             | Rule::LeaderCompleteness
             | Rule::CommittedStays
             | Rule::LogMatching

@@ -25,8 +25,12 @@ pub struct Scenario {
     /// Decides everything that the other fields leave open. At most 2^63 - 1, which is what a file
     /// can hold.
     pub seed: u64,
-    /// Members of the cluster, 1 to 7; their ids are 1 to this.
+    /// Members of the cluster at its beginning, 1 to 7; their ids are 1 to this.
     pub nodes: u64,
+    /// Machines that are no members and can become some, with the ids that follow; all together at
+    /// most 14.
+    #[serde(default)]
+    pub spares: u64,
     /// Length of the phase with faults and workload, simulated milliseconds.
     pub faults_ms: u64,
     /// After everything is repaired the cluster must have converged within this, milliseconds.
@@ -37,6 +41,9 @@ pub struct Scenario {
     /// What clients do.
     #[serde(default)]
     pub workload: Workload,
+    /// What the operator does.
+    #[serde(default)]
+    pub admin: Admin,
     /// The network in the fault phase.
     #[serde(default)]
     pub network: Network,
@@ -72,6 +79,21 @@ pub struct EngineSettings {
     pub segment_bytes_max: u64,
     pub snapshot_log_bytes: u64,
     pub snapshot_chunk_bytes_max: usize,
+    /// Priorities of the nodes, in the order of their ids, again from the first where they end; all 0
+    /// if there are none.
+    pub priorities: Vec<u8>,
+    /// How much the nodes' clocks may differ in speed if leaders answer reads by a lease, in a
+    /// million; they ask a quorum if this is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_drift_ppm: Option<u32>,
+}
+
+/// What the operator does.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Mean pause between two deeds, milliseconds; nothing is done if it is 0.
+    pub pause_ms: u64,
 }
 
 impl Default for EngineSettings {
@@ -92,6 +114,8 @@ impl Default for EngineSettings {
             segment_bytes_max: limits.segment_bytes_max,
             snapshot_log_bytes: limits.snapshot_log_bytes,
             snapshot_chunk_bytes_max: limits.snapshot_chunk_bytes_max,
+            priorities: Vec::new(),
+            lease_drift_ppm: None,
         }
     }
 }
@@ -125,6 +149,10 @@ pub struct Workload {
     pub duplicate_id_ppm: u32,
     /// Probability that a session is closed and a new one opened, for each operation, in a million.
     pub session_churn_ppm: u32,
+    /// Probability that a read is asked of any node, which answers it linearizably, in a million.
+    pub read_here_ppm: u32,
+    /// Probability that a read is asked of any node, which answers as things are there, in a million.
+    pub read_stale_ppm: u32,
     /// What is done how often.
     pub mix: Mix,
 }
@@ -203,6 +231,8 @@ impl Default for Workload {
             request_timeout_ms: 1_000,
             duplicate_id_ppm: 50_000,
             session_churn_ppm: 0,
+            read_here_ppm: 0,
+            read_stale_ppm: 0,
             mix: Mix::default(),
         }
     }
@@ -337,6 +367,13 @@ impl Scenario {
         let (workload, network, disk) = (&self.workload, &self.network, &self.disk);
         let checks = [
             ("nodes", self.nodes, 1, members_max, "1 to 7"),
+            (
+                "nodes and spares",
+                self.machines(),
+                1,
+                limits::MEMBERS_MAX as u64,
+                "1 to 14 together",
+            ),
             ("faults_ms", self.faults_ms, 1, 86_400_000, "1 to 86400000 (a day)"),
             ("healing_ms", self.healing_ms, 1, 86_400_000, "1 to 86400000 (a day)"),
             ("workload.clients", workload.clients, 0, 1_000, "0 to 1000"),
@@ -379,8 +416,8 @@ impl Scenario {
         }
         for fault in &self.faults {
             for node in fault.fault.nodes() {
-                if !(1..=self.nodes).contains(&node) {
-                    let range = "a node of the scenario, 1 to `nodes`";
+                if !(1..=self.machines()).contains(&node) {
+                    let range = "a node of the scenario, 1 to `nodes` + `spares`";
                     return Err(ScenarioError::Range { field: "faults.node", value: node, range });
                 }
             }
@@ -388,10 +425,18 @@ impl Scenario {
         Ok(())
     }
 
-    /// The members.
+    /// How many machines there are; their nodes are numbered from 1.
     #[must_use]
-    pub fn members(&self) -> Vec<NodeId> {
-        (1..=self.nodes).map(NodeId).collect()
+    pub const fn machines(&self) -> u64 {
+        self.nodes + self.spares
+    }
+
+    /// The members that `node` knows of from its identity, each with its address: the founders, or
+    /// none if it is a spare.
+    #[must_use]
+    pub fn founders(&self, node: NodeId, address: fn(u64) -> String) -> Vec<(NodeId, String)> {
+        let count = if node.0 <= self.nodes { self.nodes } else { 0 };
+        (1..=count).map(|founder| (NodeId(founder), address(founder))).collect()
     }
 
     /// The bounds of every node's engine.
@@ -417,14 +462,21 @@ impl Scenario {
 
     /// The configuration of a node's engine for one life of its process.
     #[must_use]
-    pub fn engine_config(&self, node: NodeId, seed: u64) -> engine::engine::Config {
+    pub fn engine_config(
+        &self,
+        node: NodeId,
+        address: fn(u64) -> String,
+        seed: u64,
+    ) -> engine::engine::Config {
+        let priorities = &self.engine.priorities;
+        let ordinal = usize::try_from(node.0 - 1).expect("nodes are few");
         engine::engine::Config {
             cluster: CLUSTER,
             group: GROUP,
             node,
-            founding: Membership::new(self.members()),
-            priority: 0,
-            lease_drift_ppm: None,
+            founding: Membership::founding(self.founders(node, address)),
+            priority: priorities.get(ordinal % priorities.len().max(1)).copied().unwrap_or(0),
+            lease_drift_ppm: self.engine.lease_drift_ppm,
             election_timeout: Micros::from_millis(self.engine.election_timeout_ms),
             heartbeat_interval: Micros::from_millis(self.engine.heartbeat_interval_ms),
             limits: self.limits(),

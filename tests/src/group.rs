@@ -2,14 +2,15 @@
 //! decision of the test. Checks the five safety properties (Figure 3) after each.
 
 use crate::image::{self, Image};
-use engine::api::Token;
+use bytes::Bytes;
+use engine::api::{Token, TransferError};
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Term};
 use engine::limits::Limits;
 use engine::raft::{
-    AppendOutcome, Body, Membership, Message, Output, Raft, RoleName, Settings, Standing,
+    AppendOutcome, Body, ChangeError, ChangeRequest, Membership, Message, Output, Planned, Raft,
+    RoleName, Settings, Standing,
 };
-use engine::record::Record;
 use engine::storage::{HardState, Persist};
 use engine::time::Micros;
 use std::collections::BTreeMap;
@@ -25,11 +26,25 @@ pub struct Member {
     /// Persists under way, oldest first.
     pub unsynced: Vec<Persist>,
     /// Everything this member ever had in its log and did not cut off: what it would read back.
-    shadow: Vec<Record>,
+    shadow: Image,
     /// Reads that may be answered: token, and what must be applied.
     pub reads: Vec<(u64, LogIndex)>,
+    /// Reads that will not be answered.
+    pub reads_failed: Vec<u64>,
+    /// Why leadership was not handed over, each time.
+    pub transfers_ended: Vec<TransferError>,
     /// Whether it has crashed and not come back: it hears and does nothing.
     pub is_down: bool,
+}
+
+impl Member {
+    /// The state in its newest snapshot from `offset` on; nothing if the snapshot is another.
+    fn snapshot_chunk(&self, index: LogIndex, offset: u64, len: usize) -> Bytes {
+        let snapshot = self.image.snapshot.as_ref().filter(|it| it.meta.last.index == index);
+        let bytes = snapshot.map_or(Bytes::new(), |it| it.bytes.clone());
+        let start = bytes.len().min(offset as usize);
+        bytes.slice(start..bytes.len().min(start + len))
+    }
 }
 
 /// A message under way.
@@ -55,6 +70,8 @@ pub struct Group {
     pub read_back_records: usize,
     /// Whether deadlines that have passed wait for [`Group::time_out`].
     has_manual_timers: bool,
+    /// Members 1 to this many were there from the beginning.
+    founders: u64,
     proposals: u64,
     restarts: u64,
     leaders: BTreeMap<Term, NodeId>,
@@ -75,7 +92,12 @@ pub fn settings(node: u64, members: u64, seed: u64) -> Settings {
         lease_drift_ppm: None,
         election_timeout: Micros::from_millis(100),
         heartbeat_interval: Micros::from_millis(10),
-        limits: Limits { inflight_entries_max: 4, log_cache_bytes_max: 300, ..Limits::default() },
+        limits: Limits {
+            inflight_entries_max: 4,
+            log_cache_bytes_max: 300,
+            snapshot_chunk_bytes_max: 100,
+            ..Limits::default()
+        },
         seed,
     }
 }
@@ -94,10 +116,12 @@ impl Group {
         let members = images.len() as u64;
         let member = |(image, node): (Image, u64)| Member {
             raft: Raft::new(settings(node, members, node), &image.recovered(), now),
-            shadow: image.log.clone(),
+            shadow: image.clone(),
             image,
             unsynced: Vec::new(),
             reads: Vec::new(),
+            reads_failed: Vec::new(),
+            transfers_ended: Vec::new(),
             is_down: false,
         };
         let proposals = images.iter().filter_map(|image| image.log.last()).map(|r| r.hlc().0).max();
@@ -107,6 +131,7 @@ impl Group {
             now,
             read_back_records: 3,
             has_manual_timers: false,
+            founders: members,
             proposals: proposals.unwrap_or(0),
             restarts: 0,
             leaders: BTreeMap::new(),
@@ -156,9 +181,12 @@ impl Group {
         if is_newly_elected {
             self.append(node);
         }
+        if let Some(membership) = self.member(node).raft.wants_membership(now) {
+            self.append_membership(node, &membership);
+        }
         let raft = &mut self.member(node).raft;
         // Who was just elected says so at once, which is a heartbeat that is due.
-        let just_before = raft.next_deadline() - Micros(1);
+        let just_before = Micros(raft.next_deadline().0 - 1);
         let turn_at = if may_fire || is_newly_elected { now } else { now.min(just_before) };
         raft.on_turn(turn_at, &mut out);
         for output in out {
@@ -178,22 +206,25 @@ impl Group {
             }
             Output::Persist(persist) => {
                 let member = self.member(node);
-                if let Some(first) = persist.records.first() {
-                    member.shadow.truncate(first.index().previous().0 as usize);
-                    member.shadow.extend(persist.records.iter().cloned());
-                }
+                member.shadow.take(&persist);
                 member.unsynced.push(persist);
             }
             Output::Fetch { follower, first } => {
                 let count = self.read_back_records;
-                let records = self.member(node).shadow[first.0 as usize - 1..].iter().take(count);
-                let records = records.cloned().collect();
-                let mut out = Vec::new();
-                self.member(node).raft.on_fetched(follower, records, &mut out);
-                for output in out {
-                    self.take(node, output);
-                }
+                let records = self.member(node).shadow.read(first, count);
+                self.feed(node, |raft, _, out| raft.on_fetched(follower, records, out));
             }
+            Output::ReadSnapshot { follower, index, offset, len } => {
+                let chunk = self.member(node).snapshot_chunk(index, offset, len);
+                self.feed(node, |raft, now, out| {
+                    raft.on_snapshot_read(follower, index, offset, chunk, now, out);
+                });
+            }
+            // Taken when the test says so.
+            Output::WantSnapshot { .. } => {}
+            // A snapshot is handed over before the persist that rests on it, and is durable first.
+            Output::Install(snapshot) => self.member(node).image.snapshot = Some(*snapshot),
+            Output::TransferEnded(error) => self.member(node).transfers_ended.push(error),
             Output::ReadsReady { tokens, index } => {
                 for token in &tokens {
                     let floor = self.read_floors.get(token).copied().unwrap_or_default();
@@ -205,12 +236,19 @@ impl Group {
                 let reads = tokens.into_iter().map(|token| (token.0, index));
                 self.member(node).reads.extend(reads);
             }
-            Output::ReadsFailed { .. }
-            | Output::Truncated { .. }
-            | Output::ReadSnapshot { .. }
-            | Output::WantSnapshot { .. }
-            | Output::Install(_)
-            | Output::TransferEnded(_) => {}
+            Output::ReadsFailed { tokens } => {
+                self.member(node).reads_failed.extend(tokens.iter().map(|token| token.0));
+            }
+            Output::Truncated { .. } => {}
+        }
+    }
+
+    /// An answer of the disk comes within the same turn.
+    fn feed(&mut self, node: u64, act: impl FnOnce(&mut Raft, Micros, &mut Vec<Output>)) {
+        let (mut out, now) = (Vec::new(), self.now);
+        act(&mut self.member(node).raft, now, &mut out);
+        for output in out {
+            self.take(node, output);
         }
     }
 
@@ -227,11 +265,11 @@ impl Group {
                 assert_eq!((term, voted_for), (message.term, Some(to)), "a vote is durable");
             }
             Body::AppendResponse { outcome: AppendOutcome::Matched { match_index }, .. } => {
-                let durable = LogIndex(member.image.log.len() as u64);
+                let durable = member.image.last_index();
                 assert!(*match_index <= durable, "acknowledged {match_index}, durable {durable}");
             }
             Body::VoteRequest { last, .. } => {
-                let durable = LogIndex(member.image.log.len() as u64);
+                let durable = member.image.last_index();
                 assert!(last.index <= durable, "campaigns with {last:?}, durable {durable}");
             }
             Body::VoteResponse { granted: false }
@@ -250,13 +288,83 @@ impl Group {
     }
 
     fn append(&mut self, node: u64) {
-        self.proposals += 1;
-        let raft = &self.member(node).raft;
-        let (index, term) = (raft.next_index().0, raft.term().0);
-        let stamp = Hlc(self.proposals).max(self.member(node).raft.last_stamp().next());
-        let record = image::sized_record(index, term, stamp, 0);
+        let (index, term, stamp) = self.next_entry(node);
+        self.member(node).raft.append(image::sized_record(index, term, stamp, 0));
+    }
+
+    fn append_membership(&mut self, node: u64, membership: &Membership) {
+        let (index, term, stamp) = self.next_entry(node);
+        let record = image::membership_record(index, term, stamp, membership);
         self.member(node).raft.append(record);
-        self.proposals = self.proposals.max(stamp.0);
+    }
+
+    /// Index, term and stamp of a leader's next entry.
+    fn next_entry(&mut self, node: u64) -> (u64, u64, Hlc) {
+        let raft = &self.members[node as usize - 1].raft;
+        let stamp = Hlc(self.proposals + 1).max(raft.last_stamp().next());
+        self.proposals = stamp.0;
+        (raft.next_index().0, raft.term().0, stamp)
+    }
+
+    /// The leader is asked for a change of the membership.
+    ///
+    /// # Errors
+    /// As the leader says.
+    pub fn change(&mut self, node: u64, request: &ChangeRequest) -> Result<(), ChangeError> {
+        let now = self.now;
+        if let Planned::Append(membership) = self.member(node).raft.plan_change(request, now)? {
+            self.append_membership(node, &membership);
+        }
+        self.turn(node);
+        Ok(())
+    }
+
+    /// The leader is asked to hand over; `None` if there is nothing to hand over.
+    ///
+    /// # Errors
+    /// As the leader says.
+    pub fn transfer(&mut self, node: u64, to: Option<u64>) -> Result<Option<u64>, TransferError> {
+        let now = self.now;
+        let mut out = Vec::new();
+        let begun = self.member(node).raft.transfer(to.map(NodeId), now, &mut out);
+        for output in out {
+            self.take(node, output);
+        }
+        self.turn(node);
+        begun.map(|to| to.map(|node| node.0))
+    }
+
+    /// A node starts that was no founder; its id is the next one.
+    pub fn join(&mut self) -> u64 {
+        let node = self.members.len() as u64 + 1;
+        let image = Image::default();
+        self.members.push(Member {
+            raft: Raft::new(settings(node, 0, node), &image.recovered(), self.now),
+            shadow: image.clone(),
+            image,
+            unsynced: Vec::new(),
+            reads: Vec::new(),
+            reads_failed: Vec::new(),
+            transfers_ended: Vec::new(),
+            is_down: false,
+        });
+        node
+    }
+
+    /// The member makes a snapshot of `bytes` of state up to what is committed and durable; it is
+    /// durable at once. The log before the previous one goes.
+    pub fn snapshot(&mut self, node: u64, bytes: usize) {
+        let Member { raft, image, shadow, .. } = self.member(node);
+        let last = raft.commit_index().min(raft.durable_index());
+        let stamp = shadow.read(last, 1).first().map_or(Hlc::ZERO, engine::record::Record::hlc);
+        // Equal on all members that snapshot at the same entry.
+        let state = vec![last.0 as u8; bytes];
+        let snapshot = raft.make_snapshot(last, stamp, None, state);
+        image.snapshot = Some(snapshot.clone());
+        let first = raft.on_snapshot_saved(snapshot.meta);
+        image.purge(first);
+        shadow.purge(first);
+        self.turn(node);
     }
 
     /// The member appends an entry, if it leads.
@@ -267,12 +375,11 @@ impl Group {
         }
     }
 
-    /// The leader takes a read, which must see everything that is committed by now.
+    /// The member takes a read, which must see everything that is committed by now.
     pub fn read(&mut self, node: u64, token: u64) {
         let floor = LogIndex(self.committed.len() as u64);
         self.read_floors.insert(Token(token), floor);
-        self.member(node).raft.read(Token(token));
-        self.turn(node);
+        self.act(node, |raft, _, out| raft.read_here(Token(token), out));
     }
 
     /// Delivers an answer of `follower` to the leader, in the leader's term.
@@ -364,11 +471,12 @@ impl Group {
     /// A member that was killed comes back with what its disk holds.
     pub fn restart(&mut self, node: u64) {
         self.restarts += 1;
-        let (now, count, seed) = (self.now, self.members.len() as u64, self.restarts * 64 + node);
+        let (now, seed) = (self.now, self.restarts * 64 + node);
+        let founders = if node <= self.founders { self.founders } else { 0 };
         let member = self.member(node);
         let recovered = member.image.recovered();
-        member.shadow = member.image.log.clone();
-        member.raft = Raft::new(settings(node, count, seed), &recovered, now);
+        member.shadow = member.image.clone();
+        member.raft = Raft::new(settings(node, founders, seed), &recovered, now);
         member.is_down = false;
     }
 
@@ -409,12 +517,12 @@ impl Group {
         self.network.retain(|packet| !is_between(packet.from.0, packet.to.0));
     }
 
-    /// The terms of the member's entries, in order.
+    /// The terms of the member's entries after its base, in order.
     #[must_use]
     pub fn log(&self, node: u64) -> Vec<u64> {
         let raft = &self.members[node as usize - 1].raft;
         let term = |index| raft.term_at(LogIndex(index)).expect("within the log").0;
-        (1..=raft.last_index().0).map(term).collect()
+        (raft.base().index.next().0..=raft.last_index().0).map(term).collect()
     }
 
     /// Every member's role, in order.
@@ -466,11 +574,12 @@ impl Group {
             }
         }
         for member in &self.members {
-            let commit = member.raft.commit_index().0 as usize;
-            for at in 0..commit {
-                let index = LogIndex(at as u64 + 1);
-                let term = member.raft.term_at(index).expect("committed entries are in the log");
-                match self.committed.get(at) {
+            let raft = &member.raft;
+            // What lies before the base is gone, and after a snapshot not all has come yet.
+            let known = raft.base().index.0.max(1)..=raft.commit_index().min(raft.last_index()).0;
+            for index in known {
+                let term = raft.term_at(LogIndex(index)).expect("after the base, before the end");
+                match self.committed.get(index as usize - 1) {
                     Some((committed, _)) => {
                         assert_eq!(*committed, term, "state machine safety at {index}");
                     }
@@ -482,7 +591,8 @@ impl Group {
         let Some((term, node)) = self.leaders.last_key_value() else { return };
         let Member { raft: leader, is_down, .. } = &self.members[node.0 as usize - 1];
         if !is_down && leader.is_leader() && leader.term() == *term {
-            for (at, (committed, _)) in self.committed.iter().enumerate() {
+            let gone = leader.base().index.0 as usize;
+            for (at, (committed, _)) in self.committed.iter().enumerate().skip(gone) {
                 let found = leader.term_at(LogIndex(at as u64 + 1));
                 assert_eq!(found, Some(*committed), "leader completeness");
             }

@@ -2,11 +2,15 @@
 //! test wants. For claims about what one member answers; `group` is for what several come to.
 
 use crate::group::settings;
-use crate::image::{Image, sized_record};
+use crate::image::{Image, membership_record, sized_record};
 use crate::messages::{append_of, matched, pre_vote_response, vote_response};
+use engine::api::{Token, TransferError};
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Term};
-use engine::raft::{Message, Output, Raft, RoleName, Settings};
+use engine::raft::{
+    ChangeError, ChangeRequest, Membership, Message, Output, Planned, Raft, RoleName, Settings,
+    Snapshot,
+};
 use engine::record::Record;
 use engine::storage::{HardState, IoId, Persist};
 use engine::time::Micros;
@@ -29,6 +33,18 @@ pub struct Solo {
     pub fetches: Vec<(u64, u64)>,
     /// From where on entries were cut off, in order.
     pub truncations: Vec<u64>,
+    /// Reads that may be answered: token, and what must be applied.
+    pub reads: Vec<(u64, u64)>,
+    /// Reads that will not be answered.
+    pub reads_failed: Vec<u64>,
+    /// Why leadership was not handed over, each time.
+    pub transfers_ended: Vec<TransferError>,
+    /// Pieces of its snapshot that it asked for: follower, last entry, offset and length.
+    pub pieces: Vec<(u64, u64, u64, usize)>,
+    /// Entries of which a snapshot is wanted.
+    pub wanted: Vec<u64>,
+    /// Snapshots that came.
+    pub installed: Vec<Snapshot>,
 }
 
 impl Solo {
@@ -60,6 +76,12 @@ impl Solo {
             image,
             fetches: Vec::new(),
             truncations: Vec::new(),
+            reads: Vec::new(),
+            reads_failed: Vec::new(),
+            transfers_ended: Vec::new(),
+            pieces: Vec::new(),
+            wanted: Vec::new(),
+            installed: Vec::new(),
         }
     }
 
@@ -139,18 +161,95 @@ impl Solo {
         }
         self.raft.on_turn(self.now, &mut out);
         self.raft.check_invariants();
+        if let Some(membership) = self.raft.wants_membership(self.now) {
+            self.append_membership(&membership);
+            self.raft.on_turn(self.now, &mut out);
+        }
+        self.raft.check_invariants();
         for output in out {
-            match output {
-                Output::Send { to, message } => self.sent.push((to.0, message)),
-                Output::Persist(persist) => self.unsynced.push(persist),
-                Output::Fetch { follower, first } => self.fetches.push((follower.0, first.0)),
-                Output::Truncated { from } => self.truncations.push(from.0),
-                _ => {}
-            }
+            self.take(output);
         }
         while !self.is_disk_slow && !self.unsynced.is_empty() {
             self.flush(1);
         }
+    }
+
+    fn take(&mut self, output: Output) {
+        match output {
+            Output::Send { to, message } => self.sent.push((to.0, message)),
+            Output::Persist(persist) => self.unsynced.push(persist),
+            Output::Fetch { follower, first } => self.fetches.push((follower.0, first.0)),
+            Output::Truncated { from } => self.truncations.push(from.0),
+            Output::ReadsReady { tokens, index } => {
+                self.reads.extend(tokens.iter().map(|token| (token.0, index.0)));
+            }
+            Output::ReadsFailed { tokens } => {
+                self.reads_failed.extend(tokens.iter().map(|token| token.0));
+            }
+            Output::ReadSnapshot { follower, index, offset, len } => {
+                self.pieces.push((follower.0, index.0, offset, len));
+            }
+            Output::WantSnapshot { at_least } => self.wanted.push(at_least.0),
+            // It is durable before the persist that rests on it.
+            Output::Install(snapshot) => {
+                self.image.snapshot = Some(Snapshot::clone(&snapshot));
+                self.installed.push(*snapshot);
+            }
+            Output::TransferEnded(error) => self.transfers_ended.push(error),
+        }
+    }
+
+    fn append_membership(&mut self, membership: &Membership) {
+        let (index, term) = (self.raft.next_index().0, self.raft.term().0);
+        let stamp = Hlc(index * 100 + term).max(self.raft.last_stamp().next());
+        self.raft.append(membership_record(index, term, stamp, membership));
+    }
+
+    /// A leader is asked for a change of the membership.
+    ///
+    /// # Errors
+    /// As the leader says.
+    pub fn change(&mut self, request: &ChangeRequest) -> Result<(), ChangeError> {
+        if let Planned::Append(membership) = self.raft.plan_change(request, self.now)? {
+            self.append_membership(&membership);
+            self.act(|_, _, _| {});
+        }
+        Ok(())
+    }
+
+    /// A leader is asked to hand over.
+    ///
+    /// # Errors
+    /// As the leader says.
+    pub fn transfer(&mut self, to: Option<u64>) -> Result<Option<u64>, TransferError> {
+        let mut begun = Ok(None);
+        self.act(|raft, now, out| begun = raft.transfer(to.map(NodeId), now, out));
+        begun.map(|to| to.map(|node| node.0))
+    }
+
+    /// A client of this member reads.
+    pub fn read(&mut self, token: u64) {
+        self.act(|raft, _, out| raft.read_here(Token(token), out));
+    }
+
+    /// The next piece of its snapshot that it asked for was read.
+    pub fn read_piece(&mut self) {
+        let (follower, index, offset, len) = self.pieces.remove(0);
+        let snapshot = self.image.snapshot.as_ref().expect("it asked for it");
+        let chunk = snapshot.bytes.slice(offset as usize..offset as usize + len);
+        let (follower, index) = (NodeId(follower), LogIndex(index));
+        self.act(|raft, now, out| raft.on_snapshot_read(follower, index, offset, chunk, now, out));
+    }
+
+    /// The member makes a snapshot of `bytes` of state up to what is committed; it is durable at once.
+    /// The log before the previous one goes.
+    pub fn snapshot(&mut self, bytes: usize) {
+        let last = self.raft.commit_index();
+        let stamp = self.image.read(last, 1).first().map_or(Hlc::ZERO, Record::hlc);
+        let snapshot = self.raft.make_snapshot(last, stamp, None, vec![last.0 as u8; bytes]);
+        self.image.snapshot = Some(snapshot.clone());
+        let first = self.raft.on_snapshot_saved(snapshot.meta);
+        self.image.purge(first);
     }
 
     /// Entries that were asked for were read from the disk.
@@ -238,11 +337,11 @@ impl Solo {
         Self::started(settings, self.image, self.now)
     }
 
-    /// The terms of all entries, in order.
+    /// The terms of all entries after the base, in order.
     #[must_use]
     pub fn log(&self) -> Vec<u64> {
         let term = |index| self.raft.term_at(LogIndex(index)).expect("within the log").0;
-        (1..=self.raft.last_index().0).map(term).collect()
+        (self.raft.base().index.next().0..=self.raft.last_index().0).map(term).collect()
     }
 
     /// Role, term and vote.

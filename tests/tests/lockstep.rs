@@ -26,6 +26,23 @@ fn drawn_clusters_keep_every_rule_and_recover() {
     }
 }
 
+/// Scenarios that once failed, as `sim show SEED` prints them: see docs/testing.md.
+#[test]
+fn what_was_found_once_stays_repaired() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/regressions");
+    let files = std::fs::read_dir(directory).expect("the directory is part of the sources");
+    let mut count = 0;
+    for file in files {
+        let path = file.expect("a readable entry").path();
+        let text = std::fs::read_to_string(&path).expect("a readable file");
+        let scenario = Scenario::parse(&text).expect("a scenario");
+        let verdict = run_guarded(&scenario, run_scenario).verdict;
+        assert!(verdict.is_ok(), "{}: {verdict}", path.display());
+        count += 1;
+    }
+    assert!(count >= 4, "{count} scenarios");
+}
+
 #[test]
 fn equal_seeds_give_equal_runs_to_the_bit() {
     for seed in [1, 7, 12, 20] {

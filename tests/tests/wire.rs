@@ -187,11 +187,14 @@ fn view() -> impl Strategy<Value = ClusterView> {
         prop_oneof![Just(Health::Itself), Just(Health::Reachable), Just(Health::Unreachable)];
     let member = (node(), ".{0,30}", health);
     let member = member.prop_map(|(node, address, health)| NodeView { node, address, health });
-    (option::of(node()), term(), vec(member, 0..8)).prop_map(|(leader, term, nodes)| ClusterView {
-        leader,
-        term,
-        nodes,
-    })
+    (option::of(node()), term(), index(), vec(member, 0..8)).prop_map(
+        |(leader, term, membership_index, nodes)| ClusterView {
+            leader,
+            term,
+            membership_index,
+            nodes,
+        },
+    )
 }
 
 fn hello() -> impl Strategy<Value = Hello> {

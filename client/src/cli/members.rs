@@ -9,7 +9,7 @@ use super::{Failure, Outcome};
 use clap::{Args, Subcommand};
 use client::{CallError, Changed, Client, MemberRole, MemberStatus, Members, Rejected};
 use engine::ids::{LogIndex, NodeId};
-use engine::raft::{Change, ChangeError, ChangeRequest, Step};
+use engine::raft::{Change, ChangeError, ChangeRequest, Leave, Step};
 use serde_json::{Value, json};
 use std::str::FromStr;
 use std::time::Duration;
@@ -33,14 +33,14 @@ enum MembersCommand {
     /// Reserve the place of a further node, which takes it with `node join`
     Add(AddArgs),
     /// Remove a node; its number and its data are of no use any more
-    Remove(NodeArg),
+    Remove(ChangeArgs),
     /// Put another node in a voter's place, in one step, once it has caught up
     Replace(ReplaceArgs),
     /// Make a learner a voter, once it has caught up
-    Promote(NodeArg),
+    Promote(ChangeArgs),
     /// Make a voter a learner
-    Demote(NodeArg),
-    /// End a change of the voters that is under way, with the new ones
+    Demote(ChangeArgs),
+    /// End a change of the voters that was made with --stay-joint, with the new voters
     Leave,
     /// Take a change of the voters that is under way back
     Cancel,
@@ -57,9 +57,24 @@ struct AddArgs {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct NodeArg {
+struct ChangeArgs {
     /// Node, by number
     node: u64,
+    #[command(flatten)]
+    end: EndArgs,
+}
+
+#[derive(Args, Debug)]
+struct EndArgs {
+    /// Stop half-way, where the old and the new voters both count, until `members leave` or `cancel`
+    #[arg(long)]
+    stay_joint: bool,
+}
+
+impl EndArgs {
+    fn leave(&self) -> Leave {
+        if self.stay_joint { Leave::Explicit } else { Leave::Automatic }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -68,6 +83,8 @@ struct ReplaceArgs {
     old: u64,
     /// Node that comes: the number of a learner, or HOST:PORT of one that is still to join
     new: Newcomer,
+    #[command(flatten)]
+    end: EndArgs,
 }
 
 #[derive(Args, Debug)]
@@ -116,15 +133,9 @@ pub(super) async fn members(
     match args.command {
         None => desk.show().await,
         Some(MembersCommand::Add(args)) => desk.add(args).await,
-        Some(MembersCommand::Remove(NodeArg { node })) => {
-            desk.steps([Step::Remove(NodeId(node))]).await
-        }
-        Some(MembersCommand::Promote(NodeArg { node })) => {
-            desk.steps([Step::Promote(NodeId(node))]).await
-        }
-        Some(MembersCommand::Demote(NodeArg { node })) => {
-            desk.steps([Step::Demote(NodeId(node))]).await
-        }
+        Some(MembersCommand::Remove(args)) => desk.step(Step::Remove, &args).await,
+        Some(MembersCommand::Promote(args)) => desk.step(Step::Promote, &args).await,
+        Some(MembersCommand::Demote(args)) => desk.step(Step::Demote, &args).await,
         Some(MembersCommand::Replace(args)) => desk.replace(args).await,
         Some(MembersCommand::Leave) => desk.change_and_tell(ChangeRequest::Leave).await,
         Some(MembersCommand::Cancel) => desk.change_and_tell(ChangeRequest::Cancel).await,
@@ -169,7 +180,8 @@ impl Desk<'_> {
     /// Reserves a place and says whose it is, and by which entry.
     async fn reserve(&self, address: &str, is_joining: bool) -> Result<(NodeId, u64), Failure> {
         let step = Step::Add { address: address.to_owned(), claim: None, is_joining };
-        let changed = self.change(change_of([step])).await?;
+        let change = Change { steps: vec![step], ..Change::default() };
+        let changed = self.change(ChangeRequest::Change(change)).await?;
         let member = changed.at_address(address).ok_or_else(|| {
             Failure::Nothing(format!("{address} was added, and is gone again; see the members"))
         })?;
@@ -194,7 +206,9 @@ impl Desk<'_> {
         if old == new {
             return Err(Failure::Usage(format!("node {old} cannot replace itself")));
         }
-        self.steps([Step::Promote(new), Step::Remove(old)]).await
+        let steps = vec![Step::Promote(new), Step::Remove(old)];
+        let change = Change { steps, leave: args.end.leave() };
+        self.change_and_tell(ChangeRequest::Change(change)).await
     }
 
     /// The node whose place is at this address, which is reserved if there is none.
@@ -213,16 +227,32 @@ impl Desk<'_> {
         Ok(node)
     }
 
-    async fn steps<const N: usize>(&self, steps: [Step; N]) -> Outcome {
-        self.change_and_tell(change_of(steps)).await
+    async fn step(&self, step: fn(NodeId) -> Step, args: &ChangeArgs) -> Outcome {
+        let steps = vec![step(NodeId(args.node))];
+        let change = Change { steps, leave: args.end.leave() };
+        self.change_and_tell(ChangeRequest::Change(change)).await
     }
 
     async fn change_and_tell(&self, request: ChangeRequest) -> Outcome {
         let Changed { index, membership } = self.change(request).await?;
         let voters: Vec<u64> = membership.incoming().iter().map(|node| node.0).collect();
         let learners: Vec<u64> = membership.learners().map(|node| node.0).collect();
-        let value = json!({"index": index.0, "voters": voters, "learners": learners});
+        let outgoing: Vec<u64> = membership.outgoing().iter().map(|node| node.0).collect();
+        let value = json!({
+            "index": index.0,
+            "voters": voters,
+            "outgoing": outgoing,
+            "learners": learners,
+        });
         let mut text = format!("done by entry {index}: the voters are {}", list(&voters));
+        if membership.is_joint() {
+            text = format!(
+                "half-way by entry {index}: both the voters {} and the voters {} count, until \
+                 `posthaste members leave` or `cancel`",
+                list(&outgoing),
+                list(&voters)
+            );
+        }
         if !learners.is_empty() {
             text.push_str(&format!("; learners: {}", list(&learners)));
         }
@@ -282,10 +312,6 @@ impl Desk<'_> {
         waiting.tell(share, &words);
         words
     }
-}
-
-fn change_of<const N: usize>(steps: [Step; N]) -> ChangeRequest {
-    ChangeRequest::Change(Change { steps: steps.into(), ..Change::default() })
 }
 
 fn list(nodes: &[u64]) -> String {

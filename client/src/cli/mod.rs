@@ -252,7 +252,7 @@ mod tests {
             "members remove 3 --timeout 1m",
             "members replace 3 n4:7400",
             "members replace 3 4",
-            "members promote 4",
+            "members promote 4 --stay-joint",
             "members demote 4",
             "members leave",
             "members cancel",

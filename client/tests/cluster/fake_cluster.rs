@@ -73,7 +73,8 @@ impl FakeCluster {
 
     pub(crate) async fn with_limits(limits: Limits) -> Self {
         let mut listeners = Vec::new();
-        let mut view = ClusterView { leader: Some(NodeId(1)), term: Term(1), nodes: Vec::new() };
+        let (leader, term) = (Some(NodeId(1)), Term(1));
+        let mut view = ClusterView { leader, term, ..ClusterView::default() };
         for node in 1..=3 {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();

@@ -2,6 +2,7 @@
 #![cfg(not(feature = "sim"))]
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod command_line;
 mod failover;
 mod fake_cluster;
 mod operations;

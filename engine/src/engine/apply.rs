@@ -25,7 +25,7 @@ impl<S: StateMachine> Engine<S> {
     /// Applies committed entries that are in memory, as many as this turn may, and fetches the next
     /// one if it is not.
     pub(super) fn apply_committed(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
-        while self.has_unapplied() && self.apply_budget_bytes > 0 && self.failure.is_none() {
+        while self.may_apply() && self.apply_budget_bytes > 0 && self.failure.is_none() {
             let next = self.applied_index.next();
             let Some(record) = self.raft.cached(next).cloned() else {
                 self.fetch_to_apply(next, effects);
@@ -37,7 +37,9 @@ impl<S: StateMachine> Engine<S> {
             return;
         }
         self.answer_ready_queries(effects);
-        self.wake_watchers(effects);
+        if core::mem::take(&mut self.has_applied) {
+            self.wake_watchers(effects);
+        }
     }
 
     /// Whether committed entries wait to be applied.
@@ -45,9 +47,16 @@ impl<S: StateMachine> Engine<S> {
         self.applied_index < self.raft.commit_index()
     }
 
+    /// Whether one may be applied now. While answers with many bytes wait for the disk, none is: each
+    /// may add to them, and memory is bounded.
+    fn may_apply(&self) -> bool {
+        let has_room = self.bodies.waiting_bytes() < self.limits.waiting_bytes_max as u64;
+        self.has_unapplied() && has_room
+    }
+
     /// Whether the next one to apply is in memory, so that a turn is all it waits for.
     pub(super) fn can_apply_more(&self) -> bool {
-        self.has_unapplied() && self.raft.cached(self.applied_index.next()).is_some()
+        self.may_apply() && self.raft.cached(self.applied_index.next()).is_some()
     }
 
     /// Applies the entry after the last applied one; fails for good if it cannot be.
@@ -66,6 +75,7 @@ impl<S: StateMachine> Engine<S> {
         }
         self.applied_index = entry.index;
         self.applied_stamp = entry.stamp;
+        self.has_applied = true;
         self.snapshots.on_applied(record.bytes().len());
         let Entry { index, term, stamp: hlc } = entry;
         effects.push(Effect::Event(Event::Applied { index, term, hlc }));

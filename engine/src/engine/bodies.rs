@@ -64,6 +64,8 @@ impl Fetches {
 pub(super) struct Bodies<R> {
     last_answer: u64,
     waiting: BTreeMap<u64, Waiting<R>>,
+    /// Bytes of the bodies of the answers that wait.
+    bytes: u64,
     /// Entries that are being fetched, and who waits for a part of each: answer and slot.
     asked: BTreeMap<LogIndex, Vec<(u64, usize)>>,
     recent: Recent,
@@ -77,6 +79,7 @@ struct Waiting<R> {
     wanted: Vec<BodyRef>,
     found: Vec<Bytes>,
     missing: usize,
+    bytes: u64,
 }
 
 impl<R> Default for Bodies<R> {
@@ -84,6 +87,7 @@ impl<R> Default for Bodies<R> {
         Self {
             last_answer: 0,
             waiting: BTreeMap::new(),
+            bytes: 0,
             asked: BTreeMap::new(),
             recent: Recent::default(),
         }
@@ -95,6 +99,11 @@ impl<R> Bodies<R> {
         self.waiting.len()
     }
 
+    /// Bytes of the bodies of the answers that wait.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Gives everybody who waits for a part of `record` that part.
     fn hand_out(&mut self, record: &Record, effects: &mut Vec<Effect<R>>) {
         for (answer, slot) in self.asked.remove(&record.index()).unwrap_or_default() {
@@ -102,8 +111,9 @@ impl<R> Bodies<R> {
             waiting.found[slot] = body_of(record, waiting.wanted[slot]);
             waiting.missing -= 1;
             if waiting.missing == 0 {
-                let Waiting { token, response, found, .. } =
+                let Waiting { token, response, found, bytes, .. } =
                     self.waiting.remove(&answer).expect("just seen");
+                self.bytes -= bytes;
                 effects.push(Effect::Respond { token, response: with_bodies(response, found) });
             }
         }
@@ -189,7 +199,9 @@ impl<S: StateMachine> Engine<S> {
             return;
         }
         self.bodies.last_answer = answer;
-        self.bodies.waiting.insert(answer, Waiting { token, response, wanted, found, missing });
+        self.bodies.bytes += bytes;
+        let waiting = Waiting { token, response, wanted, found, missing, bytes };
+        self.bodies.waiting.insert(answer, waiting);
         self.fetch_runs(&to_fetch, effects);
     }
 
@@ -303,6 +315,7 @@ impl<S: StateMachine> Engine<S> {
     /// The log begins anew, and the entries that answers wait for may be gone.
     pub(super) fn abandon_bodies(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
         self.bodies.asked.clear();
+        self.bodies.bytes = 0;
         self.bodies.recent = Recent::default();
         let leader = self.raft.leader();
         for Waiting { token, .. } in core::mem::take(&mut self.bodies.waiting).into_values() {
@@ -317,7 +330,9 @@ impl<S: StateMachine> Engine<S> {
         records: Vec<Record>,
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
-        let read_to = records.last().expect("what is applied can be read").index().next();
+        // Nothing is purged while it is read; should the store have lost it all the same, nobody waits.
+        let Some(last) = records.last() else { return self.abandon_bodies(effects) };
+        let read_to = last.index().next();
         for record in records {
             self.bodies.hand_out(&record, effects);
             self.bodies.recent.keep(record);

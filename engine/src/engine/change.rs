@@ -5,7 +5,7 @@
 use super::{Effect, Engine, Event};
 use crate::api::{Rejection, Response, Token, TransferError};
 use crate::ids::{LogIndex, NodeId};
-use crate::raft::{ChangeError, ChangeRequest, Leave, Membership, Planned};
+use crate::raft::{ChangeError, ChangeRequest, Leave, Membership, Planned, Raft};
 use crate::record::{EntryKind, RecordBuilder};
 use crate::state_machine::StateMachine;
 use crate::time::{Micros, Now};
@@ -22,10 +22,17 @@ pub(super) struct Changes {
     /// Until when, once this member leads no more and does not know who does.
     transfers_until: Option<Micros>,
     told_version: u64,
+    /// Whether the newest membership has this member.
+    is_member: bool,
     has_told_removed: bool,
 }
 
 impl Changes {
+    pub(super) fn new(raft: &Raft) -> Self {
+        let is_member = raft.membership().contains(raft.node());
+        Self { told_version: raft.membership_version(), is_member, ..Self::default() }
+    }
+
     pub(super) fn waiting(&self) -> usize {
         usize::from(self.waiting.is_some()) + self.transfers.len()
     }
@@ -77,10 +84,13 @@ impl<S: StateMachine> Engine<S> {
 
     /// Answers the change whose last entry is committed, by the voters that it leaves.
     pub(super) fn answer_change(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        if self.changes.waiting.is_none() {
+            return;
+        }
         let index = self.raft.membership_index();
         let membership = self.raft.membership();
         let is_over = !membership.is_joint() || membership.leave() == Leave::Explicit;
-        if self.changes.waiting.is_some() && is_over && index <= self.raft.commit_index() {
+        if is_over && index <= self.raft.commit_index() {
             let token = self.changes.waiting.take().expect("just seen");
             let response = self.changed(index);
             effects.push(Effect::Respond { token, response });
@@ -153,11 +163,14 @@ impl<S: StateMachine> Engine<S> {
         let version = self.raft.membership_version();
         if version != self.changes.told_version {
             self.changes.told_version = version;
+            self.changes.is_member = self.raft.membership().contains(self.raft.node());
             let (index, membership) =
-                (self.raft.membership_index(), self.raft.membership().clone());
+                (self.raft.membership_index(), Box::new(self.raft.membership().clone()));
             effects.push(Effect::Event(Event::Membership { index, membership }));
         }
-        if !self.changes.has_told_removed
+        let may_be_removed = !self.changes.is_member || self.raft.was_told_of_removal();
+        if may_be_removed
+            && !self.changes.has_told_removed
             && !self.raft.is_leader()
             && let Some(index) = self.raft.removed_index()
         {

@@ -11,6 +11,9 @@ use crate::time::{Micros, Now};
 /// Length of a window, on whichever clock runs faster.
 const WINDOW: Micros = Micros::from_secs(1);
 
+/// Pause between two looks.
+const LOOK_EVERY: Micros = Micros::from_millis(10);
+
 /// What is watched.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fitness {
@@ -20,9 +23,15 @@ pub(super) struct Fitness {
     bad_windows: u32,
     /// How far applying had come, and when that was new.
     applied: (LogIndex, Micros),
+    look_at: Micros,
 }
 
 impl Fitness {
+    /// Whether it is time for another look.
+    pub(super) fn is_due(&self, now: Now) -> bool {
+        now.monotonic >= self.look_at
+    }
+
     /// Looks at the clocks and at what is applied of what is committed. An applying that stands still
     /// for `stall` is stalled.
     pub(super) fn watch(
@@ -31,6 +40,7 @@ impl Fitness {
         (applied_index, commit_index): (LogIndex, LogIndex),
         stall: Micros,
     ) -> Handicap {
+        self.look_at = now.monotonic + LOOK_EVERY;
         self.watch_clocks(now);
         if applied_index != self.applied.0 || applied_index >= commit_index {
             self.applied = (applied_index, now.monotonic);

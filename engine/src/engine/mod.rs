@@ -30,6 +30,7 @@ use crate::session::Sessions;
 use crate::state_machine::{RestoreError, StateMachine};
 use crate::storage::{IoId, Persist, Recovered};
 use crate::time::{Micros, Now};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bodies::{Bodies, Fetches};
@@ -97,7 +98,7 @@ pub enum Effect<R> {
     Fetch(Fetch),
     /// Write this snapshot in the background, make it durable, and report it with
     /// [`Input::SnapshotSaved`]. A [`Persist`] with a reset that names it waits for it.
-    SaveSnapshot(Snapshot),
+    SaveSnapshot(Box<Snapshot>),
     /// Read a piece of a saved snapshot.
     ReadSnapshot(SnapshotRead),
     /// Entries before this one are needed no more.
@@ -184,7 +185,7 @@ pub enum Event {
         /// The entry that made it; 0 for the founding one.
         index: LogIndex,
         /// It.
-        membership: Membership,
+        membership: Box<Membership>,
     },
     /// This node is a member no more. It goes quiet; its process may end, and its data may go.
     Removed {
@@ -218,6 +219,8 @@ pub struct Engine<S: StateMachine> {
     applied_index: LogIndex,
     /// The stamp of the last applied entry.
     applied_stamp: Hlc,
+    /// Whether anything was applied since watchers were last woken.
+    has_applied: bool,
     snapshots: Snapshots,
     changes: Changes,
     fitness: Fitness,
@@ -270,14 +273,15 @@ impl<S: StateMachine> Engine<S> {
         let applied_stamp = meta.map_or(Hlc::ZERO, |meta| meta.stamp);
         let mut engine = Self {
             told: (raft.role(), Term::ZERO, raft.leader()),
+            changes: Changes::new(&raft),
             raft,
             clock: Clock::recovered(recovered.last_stamp.max(applied_stamp)),
             machine,
             sessions: Sessions::new(&config.limits),
             applied_index: meta.map_or(LogIndex::ZERO, |meta| meta.last.index),
             applied_stamp,
+            has_applied: false,
             snapshots: Snapshots::recovered(recovered.snapshot.as_ref()),
-            changes: Changes::default(),
             fitness: Fitness::default(),
             transfer_patience: config.election_timeout + config.election_timeout,
             apply_budget_bytes: APPLY_BYTES_PER_TURN,
@@ -358,6 +362,9 @@ impl<S: StateMachine> Engine<S> {
     }
 
     fn watch_fitness(&mut self, now: Now) {
+        if !self.fitness.is_due(now) {
+            return;
+        }
         let indices = (self.applied_index, self.raft.commit_index());
         let handicap = self.fitness.watch(now, indices, self.transfer_patience);
         self.raft.set_handicap(handicap);
@@ -371,7 +378,7 @@ impl<S: StateMachine> Engine<S> {
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
         let admitted = match &request {
-            Request::QueryHere(_) | Request::QueryStale(_) => self.check_room(&request),
+            Request::QueryHere(_) | Request::QueryStale(_) => self.check_room(),
             Request::Propose(_)
             | Request::Query(_)
             | Request::Change(_)
@@ -411,20 +418,20 @@ impl<S: StateMachine> Engine<S> {
             (Request::Propose(_) | Request::Change(_), Some(to)) => {
                 Err(Rejection::Transferring { to })
             }
-            _ => self.check_room(request),
+            _ => self.check_room(),
         }
     }
 
-    fn check_room(&self, request: &Request) -> Result<(), Rejection> {
+    fn check_room(&self) -> Result<(), Rejection> {
         let (used, max) = (self.waiting_requests(), self.limits.waiting_requests_max);
         if used >= max {
             let (used, max) = (used as u64, max as u64);
             return Err(Rejection::Full { what: Bounded::WaitingRequests, used, max });
         }
-        let (used, max) = (self.reads.waiting_bytes(), self.limits.waiting_bytes_max);
-        let is_read = !matches!(request, Request::Propose(_));
-        if is_read && used >= max {
-            let (used, max) = (used as u64, max as u64);
+        // Answers that wait for the disk count as well.
+        let used = self.reads.waiting_bytes() as u64 + self.bodies.waiting_bytes();
+        let max = self.limits.waiting_bytes_max as u64;
+        if used >= max {
             return Err(Rejection::Full { what: Bounded::WaitingBytes, used, max });
         }
         Ok(())
@@ -477,7 +484,7 @@ impl<S: StateMachine> Engine<S> {
                 self.read_snapshot(follower, (index, offset, len), effects);
             }
             Output::WantSnapshot { at_least } => self.snapshots.want(at_least),
-            Output::Install(snapshot) => self.install(snapshot, effects),
+            Output::Install(snapshot) => self.install(*snapshot, effects),
             Output::TransferEnded(error) => self.end_transfer(error, effects),
             Output::Truncated { from } => effects.push(Effect::Event(Event::Truncated { from })),
         }
@@ -493,6 +500,9 @@ impl<S: StateMachine> Engine<S> {
             self.reads.abandon_watches(leader, effects);
             self.abandon_changes(now, leader, effects);
         }
+        if leader.is_none() {
+            self.abandon_reads(effects);
+        }
         self.told = (role, term, leader);
         effects.push(Effect::Event(Event::Role { role, term, leader }));
     }
@@ -507,8 +517,7 @@ impl<S: StateMachine> Engine<S> {
     /// Moves log time on when something is due and nobody else makes an entry.
     fn append_tick(&mut self, now: Now) {
         let is_due = self.tick_deadline(now).is_some_and(|at| at <= now.monotonic);
-        let is_handing_over = self.raft.transferring_to().is_some();
-        if is_due && !is_handing_over && self.raft.last_index() == self.applied_index {
+        if is_due && self.raft.last_index() == self.applied_index {
             self.append(now, RecordBuilder::default(), EntryKind::Tick);
         }
     }
@@ -517,6 +526,10 @@ impl<S: StateMachine> Engine<S> {
     fn tick_deadline(&self, now: Now) -> Option<Micros> {
         // With entries on their way log time moves by itself; applying them asks again.
         if !self.raft.is_leader() || self.raft.last_index() != self.applied_index {
+            return None;
+        }
+        // The next leader does it, or this one once it leads on.
+        if self.raft.transferring_to().is_some() {
             return None;
         }
         let due = self.machine.next_deadline()?;

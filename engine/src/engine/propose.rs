@@ -114,7 +114,8 @@ impl<S: StateMachine> Engine<S> {
     /// flush carries more. A leader whose own disk has stalled goes at the pace of its followers'.
     pub(super) fn seal_batch(&mut self, now: Now) {
         let settled_index = self.raft.durable_index().max(self.raft.commit_index());
-        let unsettled = self.raft.last_index().0 - settled_index.0;
+        // A log that has yet to grow up to an installed snapshot ends before what is committed.
+        let unsettled = self.raft.last_index().0.saturating_sub(settled_index.0);
         let is_disk_busy = unsettled >= limits::UNSETTLED_RECORDS_MAX;
         if !self.proposals.tokens.is_empty() && !is_disk_busy {
             self.seal(now);

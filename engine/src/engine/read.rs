@@ -135,6 +135,17 @@ impl<S: StateMachine> Engine<S> {
         }
     }
 
+    /// The leader is gone. What the reads of a follower wait for may never come: it is cut off, or is a
+    /// member no more.
+    pub(super) fn abandon_reads(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        for (_, token) in core::mem::take(&mut self.reads.confirmed) {
+            if self.reads.remove_query(token).is_some() {
+                let response = Response::Rejected(Rejection::NotLeader { leader: None });
+                effects.push(Effect::Respond { token, response });
+            }
+        }
+    }
+
     /// Whether the log has grown up to the state, so that every body can be had. After a snapshot was
     /// installed it takes a while.
     fn has_bodies(&self) -> bool {

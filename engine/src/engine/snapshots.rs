@@ -19,6 +19,7 @@ use crate::limits::Limits;
 use crate::raft::{Snapshot, SnapshotMeta};
 use crate::session::Sessions;
 use crate::state_machine::{RestoreError, StateMachine};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -79,7 +80,7 @@ impl<S: StateMachine> Engine<S> {
             self.snapshots.newest_bytes = snapshot.meta.bytes;
             self.snapshots.wanted = None;
             self.snapshots.saving = Some(snapshot.meta.clone());
-            effects.push(Effect::SaveSnapshot(snapshot));
+            effects.push(Effect::SaveSnapshot(Box::new(snapshot)));
         }
         if let Some(first) = self.snapshots.purge
             && self.fetches.oldest().is_none_or(|oldest| oldest >= first)
@@ -124,7 +125,7 @@ impl<S: StateMachine> Engine<S> {
     /// The leader's snapshot is whole: it is saved, and its state takes the place of this one.
     pub(super) fn install(&mut self, snapshot: Snapshot, effects: &mut Vec<Effect<S::Reply>>) {
         let SnapshotMeta { last, stamp, bytes, .. } = snapshot.meta;
-        effects.push(Effect::SaveSnapshot(snapshot.clone()));
+        effects.push(Effect::SaveSnapshot(Box::new(snapshot.clone())));
         self.snapshots.saving = None;
         self.snapshots.purge = None;
         self.snapshots.applied_bytes = 0;

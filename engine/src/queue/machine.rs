@@ -43,6 +43,8 @@ pub struct Queues {
     pub(super) lines: Vec<Line>,
     /// Line numbers by the hash of the name.
     lines_by_key: HashTable<u32>,
+    /// The line that was sent to last; looked at first.
+    line_last: u32,
     pub(super) lines_by_name: BTreeMap<Box<str>, u32>,
     pub(super) token_last: LeaseToken,
     pub(super) message_count: u64,
@@ -67,6 +69,7 @@ impl Queues {
             leases: Leases::new(),
             lines: Vec::new(),
             lines_by_key: HashTable::new(),
+            line_last: 0,
             lines_by_name: BTreeMap::new(),
             token_last: LeaseToken::ZERO,
             message_count: 0,
@@ -93,7 +96,12 @@ impl Queues {
     }
 
     pub(super) fn find_or_create_line(&mut self, name: &str) -> u32 {
+        // Sends come in runs to one queue.
+        if self.lines.get(self.line_last as usize).is_some_and(|line| *line.name == *name) {
+            return self.line_last;
+        }
         if let Some(line) = self.find_line(name) {
+            self.line_last = line;
             return line;
         }
         let number = u32::try_from(self.lines.len()).expect("4 billion queues fit no memory");

@@ -57,6 +57,12 @@ impl Raft {
         self.removed_index().is_some()
     }
 
+    /// Whether another member has said that this one is none.
+    #[must_use]
+    pub fn was_told_of_removal(&self) -> bool {
+        self.removed_at.is_some()
+    }
+
     /// The entry that took this member out.
     #[must_use]
     pub fn removed_index(&self) -> Option<LogIndex> {
@@ -67,7 +73,7 @@ impl Raft {
     }
 
     /// Whether the newest membership entry is committed.
-    fn is_membership_committed(&self) -> bool {
+    pub(super) fn is_membership_committed(&self) -> bool {
         self.membership_index() <= self.commit_index
     }
 
@@ -138,6 +144,9 @@ impl Raft {
     #[must_use]
     pub fn wants_membership(&self, now: Micros) -> Option<Membership> {
         let Role::Leader(role) = &self.role else { return None };
+        if !self.log.memberships().is_unsettled() {
+            return None;
+        }
         let may_change = self.has_committed_in_term() && self.is_membership_committed();
         if !may_change || role.transfer.is_some() {
             return None;
@@ -163,6 +172,8 @@ impl Raft {
         if role.membership_version != version {
             role.membership_version = version;
             self.keep_followers(now);
+            // Other majorities count, which may have more.
+            self.advance_commit();
         }
     }
 

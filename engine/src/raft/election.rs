@@ -24,8 +24,13 @@ impl Raft {
     }
 
     /// Whether this member may stand for election: it votes, and has all that it ever vouched for.
+    ///
+    /// It votes also if only an entry that may not be committed says otherwise (thesis §4.2.2): it may
+    /// be the only one with that entry, whom all others need and nobody else can lead past.
     pub(super) fn may_campaign(&self) -> bool {
-        self.membership().is_voter(self.settings.node)
+        let me = self.settings.node;
+        let (_, committed) = self.log.memberships().at(self.commit_index);
+        (self.membership().is_voter(me) || committed.is_voter(me))
             && !self.is_removed()
             && self.damaged_to.is_none()
             && self.log.last() >= self.vouched_position()
@@ -122,8 +127,10 @@ impl Raft {
 
     /// Another member knows of an entry that takes this one out. Ids are never reused, so that is final.
     pub(super) fn on_removed(&mut self, at: LogIndex, now: Micros, out: &mut Vec<Output>) {
-        // A membership that is newer here tells more than what another may not have yet.
-        if at > self.log.memberships().newest().0 && !self.is_leader() {
+        // A newer membership that is committed here tells more. One that is not may be of an earlier
+        // leader's, whose place the removal took.
+        let is_news = at > self.log.memberships().at(self.commit_index).0;
+        if is_news && !self.is_leader() {
             self.removed_at = Some(at);
             self.become_follower(self.term, None, now, out);
         }
@@ -178,11 +185,13 @@ impl Raft {
         &mut self,
         from: NodeId,
         last: LogPosition,
+        is_transfer: bool,
         now: Micros,
         out: &mut Vec<Output>,
     ) {
         let is_free = self.voted_for.is_none_or(|node| node == from);
-        let granted = is_free && self.is_up_to_date(last);
+        let is_bound = self.hears_leader(now) && !is_transfer;
+        let granted = is_free && !is_bound && self.is_up_to_date(last);
         if granted {
             if self.voted_for.is_none() {
                 self.voted_for = Some(from);

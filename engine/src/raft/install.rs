@@ -11,6 +11,7 @@ use super::{Output, Raft};
 use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::time::Micros;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -124,7 +125,8 @@ impl Raft {
                 self.log.reset(&meta, &meta);
                 self.commit_index = self.commit_index.max(meta.last.index);
                 self.snapshot = Some(meta.clone());
-                out.push(Output::Install(Snapshot { meta, bytes: Bytes::from(bytes) }));
+                let bytes = Bytes::from(bytes);
+                out.push(Output::Install(Box::new(Snapshot { meta, bytes })));
             }
         }
     }

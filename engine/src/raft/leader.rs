@@ -11,7 +11,6 @@ use super::progress::Progress;
 use super::role::{Leader, Reads, Role};
 use super::{Output, Raft};
 use crate::ids::{LogIndex, NodeId};
-use crate::limits::MEMBERS_MAX;
 use crate::record::Record;
 use crate::time::Micros;
 use alloc::vec::Vec;
@@ -71,17 +70,21 @@ impl Raft {
                 return self.become_follower(self.term, None, now, out);
             }
         }
-        self.advance_commit();
         if self.gives_way(now, out) {
             return;
         }
+        if is_heartbeat_due {
+            self.hand_over_if_better(now, out);
+        }
         self.go_on_transferring(now, out);
         let is_read_round_due = self.begin_read_round(is_heartbeat_due, now);
-        for follower in self.followers_copy() {
+        let mut at = 0;
+        while let Some(follower) = self.follower_at(at) {
             if is_heartbeat_due || is_read_round_due {
                 self.send_heartbeat(follower, now, out);
             }
             self.send_entries(follower, now, out);
+            at += 1;
         }
         if is_heartbeat_due {
             self.dismiss_departed(now);
@@ -89,17 +92,10 @@ impl Raft {
         self.release_reads(now, out);
     }
 
-    /// Everybody whom the leader sends to, as a copy without allocation.
-    pub(super) fn followers_copy(&self) -> impl Iterator<Item = NodeId> + use<> {
-        let mut copy = [NodeId::ZERO; 2 * MEMBERS_MAX];
-        let mut count = 0;
-        if let Role::Leader(role) = &self.role {
-            for (node, _) in role.followers.iter().take(copy.len()) {
-                copy[count] = *node;
-                count += 1;
-            }
-        }
-        copy.into_iter().take(count)
+    /// The follower of that ordinal among those whom the leader sends to.
+    pub(super) fn follower_at(&self, at: usize) -> Option<NodeId> {
+        let Role::Leader(role) = &self.role else { return None };
+        role.followers.get(at).map(|(node, _)| *node)
     }
 
     /// Thesis §6.2: a leader that has not heard a quorum for an election timeout is deposed or cut

@@ -15,6 +15,8 @@ pub(super) struct Memberships {
     history: Vec<(LogIndex, Membership)>,
     /// Counts changes of the newest one, so that those who must follow them notice.
     version: u64,
+    /// Whether the newest one is joint or has a joining learner, so that there is something to be done.
+    is_unsettled: bool,
 }
 
 impl Memberships {
@@ -25,7 +27,21 @@ impl Memberships {
         let after = first.0;
         history.push(first);
         history.extend(recovered.memberships.iter().filter(|(index, _)| *index > after).cloned());
-        Self { history, version: 0 }
+        let mut memberships = Self { history, version: 0, is_unsettled: false };
+        memberships.note_change();
+        memberships
+    }
+
+    fn note_change(&mut self) {
+        let newest = &self.newest().1;
+        self.is_unsettled =
+            newest.is_joint() || newest.members().iter().any(|member| member.is_joining);
+        self.version += 1;
+    }
+
+    /// Whether the newest one asks for a further change by the leader.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.is_unsettled
     }
 
     /// The newest, and the entry that made it.
@@ -47,7 +63,7 @@ impl Memberships {
         // Entries up to a snapshot's last come after it, and are older than its membership.
         if index > self.newest().0 {
             self.history.push((index, membership));
-            self.version += 1;
+            self.note_change();
         }
     }
 
@@ -55,7 +71,7 @@ impl Memberships {
         let kept = self.history.partition_point(|(index, _)| *index < from).max(1);
         if kept < self.history.len() {
             self.history.truncate(kept);
-            self.version += 1;
+            self.note_change();
         }
     }
 
@@ -68,7 +84,7 @@ impl Memberships {
     pub(super) fn reset(&mut self, snapshot: &SnapshotMeta) {
         self.history.clear();
         self.history.push(snapshot.membership.clone());
-        self.version += 1;
+        self.note_change();
     }
 
     pub(super) fn check_invariants(&self) {

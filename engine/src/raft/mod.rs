@@ -39,6 +39,7 @@ use crate::ids::{LogIndex, NodeId, Term};
 use crate::limits::Limits;
 use crate::storage::{HardState, IoId, Persist, Recovered};
 use crate::time::Micros;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
@@ -124,7 +125,7 @@ pub enum Output {
         at_least: LogIndex,
     },
     /// The leader's snapshot came: save it, and go on from its state.
-    Install(Snapshot),
+    Install(Box<Snapshot>),
     /// Handing over has failed, and this member leads on.
     TransferEnded(TransferError),
     /// Entries were cut off the log, because the leader of a later term has others.
@@ -277,8 +278,8 @@ impl Raft {
             Body::PreVoteResponse { granted } => {
                 self.on_pre_vote_response(from, message.term, granted, now, out);
             }
-            Body::VoteRequest { last, is_transfer: _ } => {
-                self.on_vote_request(from, last, now, out);
+            Body::VoteRequest { last, is_transfer } => {
+                self.on_vote_request(from, last, is_transfer, now, out);
             }
             Body::VoteResponse { granted } => self.on_vote_response(from, granted, now, out),
             Body::Append { previous, commit, round, records } => {
@@ -405,7 +406,9 @@ impl Raft {
     pub fn next_deadline(&self) -> Micros {
         match &self.role {
             Role::Follower(role) => {
-                let needs_timer = self.may_campaign() || !role.reads.waiting.is_empty();
+                // One that stands for no election notices that its leader is gone, and sleeps.
+                let has_hope = role.leader.is_some() || !role.reads.waiting.is_empty();
+                let needs_timer = self.may_campaign() || has_hope;
                 let election_at = if needs_timer { role.election_at } else { Micros::MAX };
                 let under_way = role.reads.under_way.as_ref();
                 under_way.map_or(election_at, |request| request.repeat_at.min(role.election_at))
@@ -435,9 +438,17 @@ impl Raft {
         if !tokens.is_empty() {
             out.push(Output::ReadsFailed { tokens });
         }
+        // A leader that reads under a lease relies on whoever heard it, in later terms too: a refusal
+        // that was long under way must not free this member of its word (thesis §6.4.1).
+        let promised_at = match &self.role {
+            Role::Follower(role) if self.settings.lease_drift_ppm.is_some() => role.leader_heard_at,
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) | Role::Leader(_) => {
+                None
+            }
+        };
         self.role = Role::Follower(Follower {
             leader,
-            leader_heard_at: leader.map(|_| now),
+            leader_heard_at: leader.map(|_| now).or(promised_at),
             election_at: self.draw_election_deadline(now),
             validated_index: self.commit_index.min(self.log.last_index()),
             reported_index: LogIndex::ZERO,

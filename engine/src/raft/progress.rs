@@ -251,7 +251,8 @@ impl Progress {
                 self.next_index = self.match_index.next();
                 self.flow = Flow::Replicate(Window::default());
             }
-            Flow::Snapshot(_) => {}
+            // It has more than was known, but not yet what the log begins with.
+            Flow::Snapshot(_) => self.next_index = self.next_index.max(self.match_index.next()),
         }
     }
 

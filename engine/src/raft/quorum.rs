@@ -49,6 +49,16 @@ impl Membership {
 }
 
 fn majority_value<V: Ord + Copy>(voters: &[NodeId], value_of: &impl Fn(NodeId) -> V) -> V {
+    // The usual sizes need no sorting, and commits are counted for every answer.
+    match voters {
+        [only] => return value_of(*only),
+        [a, b] => return value_of(*a).min(value_of(*b)),
+        [a, b, c] => {
+            let (a, b, c) = (value_of(*a), value_of(*b), value_of(*c));
+            return a.min(b).max(a.max(b).min(c));
+        }
+        _ => {}
+    }
     assert!(!voters.is_empty() && voters.len() <= VOTERS_MAX);
     let mut values = [value_of(voters[0]); VOTERS_MAX];
     let values = &mut values[..voters.len()];
@@ -84,6 +94,68 @@ mod tests {
                 let found = membership(u64::from(voters))
                     .quorum_value(|node| values[usize::try_from(node.0).expect("small") - 1]);
                 assert_eq!(found, brute_force(&values), "{values:?}");
+            }
+        }
+    }
+
+    /// All pairs of voter sets among four nodes, joint memberships as they occur and as they do not.
+    fn all_joint() -> impl Iterator<Item = (Vec<u64>, Vec<u64>)> {
+        let set = |code: u64| (1..=4).filter(|node| code >> (node - 1) & 1 == 1).collect();
+        (1..16).flat_map(move |new| (1..16).map(move |old| (set(new), set(old))))
+    }
+
+    fn joint(new: &[u64], old: &[u64]) -> Membership {
+        let nodes = |set: &[u64]| set.iter().copied().map(NodeId).collect();
+        Membership::joint(nodes(new), nodes(old))
+    }
+
+    /// What each of four nodes has, out of `base` possibilities, for all combinations.
+    fn all_values(base: u64) -> impl Iterator<Item = [u64; 4]> {
+        (0..base.pow(4)).map(move |code| [0, 1, 2, 3].map(|node| code / base.pow(node) % base))
+    }
+
+    fn of(values: &[u64; 4], node: u64) -> u64 {
+        values[usize::try_from(node).expect("small") - 1]
+    }
+
+    #[test]
+    fn joint_commits_are_what_brute_force_finds_for_all_small_pairs_of_sets() {
+        for (new, old) in all_joint() {
+            let membership = joint(&new, &old);
+            for values in all_values(4) {
+                let has = |set: &[u64]| -> Vec<u64> {
+                    set.iter().map(|node| of(&values, *node)).collect()
+                };
+                let expected = brute_force(&has(&new)).min(brute_force(&has(&old)));
+                let found = membership.quorum_value(|node| of(&values, node.0));
+                assert_eq!(found, expected, "{new:?} {old:?} {values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn joint_votes_are_what_brute_force_finds_for_all_small_pairs_of_sets() {
+        for (new, old) in all_joint() {
+            let membership = joint(&new, &old);
+            // No answer, no, or yes.
+            for answers in all_values(3) {
+                let count = |set: &[u64], answer| {
+                    set.iter().filter(|node| of(&answers, **node) == answer).count()
+                };
+                let is_won = |set: &[u64]| count(set, 2) * 2 > set.len();
+                // Even if everybody who is open said yes.
+                let is_lost = |set: &[u64]| (count(set, 2) + count(set, 0)) * 2 <= set.len();
+                let expected = match (is_won(&new) && is_won(&old), is_lost(&new) || is_lost(&old))
+                {
+                    (true, _) => Tally::Won,
+                    (false, true) => Tally::Lost,
+                    (false, false) => Tally::Open,
+                };
+                let found = membership.tally(|node| match of(&answers, node.0) {
+                    0 => None,
+                    answer => Some(answer == 2),
+                });
+                assert_eq!(found, expected, "{new:?} {old:?} {answers:?}");
             }
         }
     }

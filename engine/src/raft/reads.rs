@@ -168,8 +168,12 @@ impl Raft {
         self.send_now(leader, Body::ReadRequest { id }, out);
     }
 
-    /// A follower wants to answer reads. Of each follower the newest request counts.
+    /// A follower wants to answer reads. Of each follower the newest request counts. One that is a
+    /// member no more would wait for entries that it does not get.
     pub(super) fn on_read_request(&mut self, from: NodeId, id: u64) {
+        if !self.membership().contains(from) {
+            return;
+        }
         let Role::Leader(role) = &mut self.role else { return };
         let waiting = &mut role.reads.waiting;
         waiting.retain(|reader| !matches!(reader, Reader::At(node, _) if *node == from));

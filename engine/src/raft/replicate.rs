@@ -39,17 +39,17 @@ impl Raft {
 
     /// Sends what the follower's window has room for.
     pub(super) fn send_entries(&mut self, to: NodeId, now: Micros, out: &mut Vec<Output>) {
-        self.begin_snapshot_if_needed(to, now);
-        let last_index = self.log.last_index();
+        let (base, last_index) = (self.log.base().index, self.log.last_index());
         let cache_first = self.log.cache_first();
         loop {
             let limits = &self.settings.limits;
             let Role::Leader(role) = &mut self.role else { return };
             let Some(progress) = role.progress_mut(to) else { return };
-            if let Flow::Snapshot(_) = progress.flow {
+            let first = progress.next_index;
+            if first <= base || matches!(progress.flow, Flow::Snapshot(_)) {
+                self.begin_snapshot_if_needed(to, now);
                 return self.send_snapshot(to, out);
             }
-            let first = progress.next_index;
             if first > last_index || progress.is_fetching || !progress.has_room(limits) {
                 return;
             }

@@ -70,7 +70,6 @@ impl Raft {
 
     /// Tells the target to campaign once it has everything; gives up after an election timeout.
     pub(super) fn go_on_transferring(&mut self, now: Micros, out: &mut Vec<Output>) {
-        self.hand_over_if_better(now, out);
         let last_index = self.log.last_index();
         let again_at = now + self.settings.heartbeat_interval;
         let Role::Leader(role) = &mut self.role else { return };
@@ -93,7 +92,7 @@ impl Raft {
     }
 
     /// Of the leader's own accord: it is not fit to lead, or somebody of higher priority is.
-    fn hand_over_if_better(&mut self, now: Micros, out: &mut Vec<Output>) {
+    pub(super) fn hand_over_if_better(&mut self, now: Micros, out: &mut Vec<Output>) {
         let pause = Micros(self.settings.election_timeout.0 * PAUSE_TIMEOUTS);
         let Role::Leader(role) = &self.role else { return };
         if role.transfer.is_some() || now < role.no_transfer_before {
@@ -118,7 +117,7 @@ impl Raft {
     /// way. Says whether it did.
     pub(super) fn gives_way(&mut self, now: Micros, out: &mut Vec<Output>) -> bool {
         let is_out = !self.membership().is_voter(self.settings.node)
-            && self.membership_index() <= self.commit_index
+            && self.is_membership_committed()
             && self.has_committed_in_term();
         if !is_out {
             return false;
@@ -126,9 +125,11 @@ impl Raft {
         if let Some(successor) = self.successor(now) {
             self.send_now(successor, Body::TimeoutNow, out);
         }
-        for follower in self.followers_copy() {
-            // They learn that it is committed, those that go with this leader too.
+        // They learn that it is committed, those that go with this leader too.
+        let mut at = 0;
+        while let Some(follower) = self.follower_at(at) {
             self.send_heartbeat(follower, now, out);
+            at += 1;
         }
         self.become_follower(self.term, None, now, out);
         true

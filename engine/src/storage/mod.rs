@@ -28,6 +28,7 @@ mod identity;
 mod read;
 mod recovery;
 mod replay;
+mod rescue;
 pub mod scan;
 mod segments;
 mod snapshots;
@@ -36,6 +37,7 @@ mod store;
 pub use error::{Damage, SnapshotDamage, StorageError, Whose};
 pub use identity::{FoundersError, Identity};
 pub use read::ReadPlan;
+pub use rescue::{Findings, Rescue, RescueError};
 pub use store::{Store, Written};
 
 use crate::hlc::Hlc;

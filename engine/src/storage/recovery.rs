@@ -5,10 +5,12 @@
 //! left to a later version. Next: `replay` for the log's segments, `generation` for its snapshot.
 
 use super::disk::{Disk, DiskOp, FileName};
+use super::entries::Entries;
 use super::error::{StorageError, Whose};
 use super::format::{self, HeaderError, Owner, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::generation;
 use super::replay::{Replay, Tail};
+use super::segments::Segments;
 use super::snapshots::Snapshots;
 use super::store::Store;
 use super::{Identity, IoId, Recovered};
@@ -33,44 +35,34 @@ impl Store {
     /// # Errors
     /// [`StorageError::NotEmpty`] if there is an identity or a log; [`StorageError::Disk`].
     pub fn format(disk: &mut impl Disk, identity: &Identity) -> Result<(), StorageError> {
-        for (file, len) in disk.list()? {
-            let is_leftover = match file {
-                FileName::Identity | FileName::Snapshot(_) | FileName::SnapshotTemporary => false,
-                FileName::IdentityTemporary => true,
-                FileName::Segment(number) => {
-                    number == SEGMENT_FIRST && len <= SEGMENT_HEADER_BYTES as u64
-                }
-            };
-            if !is_leftover {
-                return Err(StorageError::NotEmpty { file });
+        list_nothing_but(disk, |(file, len)| match file {
+            FileName::Identity | FileName::Snapshot(_) | FileName::SnapshotTemporary => false,
+            FileName::IdentityTemporary => true,
+            FileName::Segment(number) => {
+                number == SEGMENT_FIRST && len <= SEGMENT_HEADER_BYTES as u64
             }
+        })?;
+        make_first_segment(disk, identity)?;
+        write_identity(disk, identity)
+    }
+
+    /// A log without entries, of which only the first segment is there.
+    pub(super) fn empty(owner: Owner, limits: &Limits) -> Self {
+        let header_bytes = SEGMENT_HEADER_BYTES as u64;
+        Self {
+            owner,
+            segment_bytes_max: limits.segment_bytes_max.min(SEGMENT_BYTES_MAX),
+            entries: Entries::beginning_at(LogIndex(1)),
+            segments: Segments::one(SEGMENT_FIRST, LogIndex(1), header_bytes),
+            snapshots: Snapshots::new(limits.snapshot_chunk_bytes_max, None, Vec::new()),
+            next_sequence: 1,
+            flushed_last_index: LogIndex::ZERO,
+            last_index: LogIndex::ZERO,
+            last_io: IoId(0),
+            durable_io: IoId(0),
+            queue: VecDeque::new(),
+            under_way: None,
         }
-        let header = SegmentHeader {
-            cluster: identity.cluster,
-            group: identity.group,
-            node: identity.node,
-            segment: SEGMENT_FIRST,
-            first_index: LogIndex(1),
-            first_sequence: 1,
-            reset: None,
-        };
-        let header = Bytes::from(header.encode());
-        let identity = Bytes::from(format::encode_identity(identity));
-        let (segment, temporary) = (FileName::Segment(SEGMENT_FIRST), FileName::IdentityTemporary);
-        perform_all(
-            disk,
-            &[
-                DiskOp::Write { file: segment, offset: 0, parts: vec![header] },
-                DiskOp::Sync { file: segment },
-                // A longer leftover would stick out behind the new bytes.
-                DiskOp::Delete { file: temporary },
-                DiskOp::Write { file: temporary, offset: 0, parts: vec![identity] },
-                DiskOp::Sync { file: temporary },
-                DiskOp::SyncDirectory,
-                DiskOp::Rename { from: temporary, to: FileName::Identity },
-                DiskOp::SyncDirectory,
-            ],
-        )
     }
 
     /// Whose directory this is.
@@ -133,22 +125,70 @@ impl Store {
             torn_bytes: replay.torn_bytes,
             snapshot: chosen.snapshot,
         };
+        let piece_bytes_max = limits.snapshot_chunk_bytes_max;
         let store = Self {
-            owner,
-            segment_bytes_max: limits.segment_bytes_max.min(SEGMENT_BYTES_MAX),
             entries,
             segments: replay.segments,
-            snapshots: Snapshots::new(limits.snapshot_chunk_bytes_max, chosen.saved, chosen.others),
+            snapshots: Snapshots::new(piece_bytes_max, chosen.saved, chosen.others),
             next_sequence: replay.next_sequence,
             flushed_last_index: replay.last_index,
             last_index: replay.last_index,
-            last_io: IoId(0),
-            durable_io: IoId(0),
-            queue: VecDeque::new(),
-            under_way: None,
+            ..Self::empty(owner, limits)
         };
         Ok((store, recovered))
     }
+}
+
+/// Refuses a directory in which there is anything but leftovers.
+pub(super) fn list_nothing_but(
+    disk: &mut impl Disk,
+    is_leftover: impl Fn((FileName, u64)) -> bool,
+) -> Result<(), StorageError> {
+    let files = disk.list()?;
+    match files.into_iter().find(|file| !is_leftover(*file)) {
+        Some((file, _)) => Err(StorageError::NotEmpty { file }),
+        None => Ok(()),
+    }
+}
+
+/// Makes the first segment; its name is durable with the next sync of the directory.
+pub(super) fn make_first_segment(
+    disk: &mut impl Disk,
+    identity: &Identity,
+) -> Result<(), StorageError> {
+    let header = SegmentHeader {
+        cluster: identity.cluster,
+        group: identity.group,
+        node: identity.node,
+        segment: SEGMENT_FIRST,
+        first_index: LogIndex(1),
+        first_sequence: 1,
+        reset: None,
+    };
+    let file = FileName::Segment(SEGMENT_FIRST);
+    let parts = vec![Bytes::from(header.encode())];
+    perform_all(disk, &[DiskOp::Write { file, offset: 0, parts }, DiskOp::Sync { file }])
+}
+
+/// Gives a directory its identity, after everything else in it.
+pub(super) fn write_identity(
+    disk: &mut impl Disk,
+    identity: &Identity,
+) -> Result<(), StorageError> {
+    let file = FileName::IdentityTemporary;
+    let parts = vec![Bytes::from(format::encode_identity(identity))];
+    perform_all(
+        disk,
+        &[
+            // A longer leftover would stick out behind the new bytes.
+            DiskOp::Delete { file },
+            DiskOp::Write { file, offset: 0, parts },
+            DiskOp::Sync { file },
+            DiskOp::SyncDirectory,
+            DiskOp::Rename { from: file, to: FileName::Identity },
+            DiskOp::SyncDirectory,
+        ],
+    )
 }
 
 fn perform_all(disk: &mut impl Disk, ops: &[DiskOp]) -> Result<(), StorageError> {

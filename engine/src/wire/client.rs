@@ -232,6 +232,8 @@ pub struct ClusterView {
     pub leader: Option<NodeId>,
     /// The node's term: of two views the one with the higher term is newer.
     pub term: Term,
+    /// The entry that made the list of members: within a term, the higher one is newer.
+    pub membership_index: LogIndex,
     /// Every member.
     pub nodes: Vec<NodeView>,
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod init;
 mod join;
+mod recover;
 mod start;
 
 use anstyle::{AnsiColor, Style};
@@ -32,6 +33,8 @@ enum Command {
     Join(Box<join::Join>),
     /// Run a node until it is told to stop.
     Start(Box<start::Start>),
+    /// When a majority is lost for good: make a new cluster of one out of what a survivor has.
+    RecoverFromLostQuorum(recover::Recover),
     /// Run a whole cluster on this machine, to try things out.
     Cluster(cluster::Cluster),
     /// Show a cluster that survives the crash of its leader, and count every message.
@@ -47,6 +50,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Init(init) => init.run(),
         Command::Join(join) => join.run(),
         Command::Start(start) => start.run(),
+        Command::RecoverFromLostQuorum(recover) => recover.run(),
         Command::Cluster(cluster) => cluster.run(),
         Command::Demo(demo) => demo.run(),
     };

@@ -7,7 +7,8 @@
 //! Next: `workload` for what it asks, `world` for who drives it.
 
 use super::session::{Finished, Session};
-use crate::history::{Action, Answer, History, OpenedSession, OperationId, Outcome};
+use crate::admin::Deed;
+use crate::history::{Action, Answer, History, OpenedSession, OperationId, Outcome, StaleRead};
 use crate::oracle::{Rule, Violation};
 use crate::scenario::Scenario;
 use crate::streams::Stream;
@@ -15,7 +16,7 @@ use crate::workload::{Generator, Intent, is_intact};
 use bytes::Bytes;
 use engine::api::{CommandError, Rejection, Response};
 use engine::block::BlockBuilder;
-use engine::ids::{LogIndex, MessageId, Sequence, SessionId};
+use engine::ids::{LogIndex, MessageId, NodeId, Sequence, SessionId};
 use engine::queue::{Command, Message, Query, Reply};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -26,6 +27,12 @@ pub(super) enum Call {
     Propose(Bytes),
     /// A read.
     Query(Bytes),
+    /// A read that the node asked answers itself, and linearizably.
+    QueryHere(Bytes),
+    /// A read of what the node asked has.
+    QueryStale(Bytes),
+    /// Of the operator.
+    Deed(Deed),
     /// A watch.
     Watch {
         /// What for.
@@ -95,7 +102,9 @@ enum Link {
 #[derive(Debug)]
 pub(super) struct Client {
     id: u64,
-    nodes: u64,
+    machines: u64,
+    /// Probabilities of reads that any node answers, linearizably and not.
+    read_ppm: (u32, u32),
     stream: Stream,
     generator: Generator,
     /// Asked before anything is generated.
@@ -134,7 +143,8 @@ impl Client {
         let mut generator = Generator::new(scenario.seed, id, &scenario.workload);
         Self {
             id,
-            nodes: scenario.nodes,
+            machines: scenario.machines(),
+            read_ppm: (scenario.workload.read_here_ppm, scenario.workload.read_stale_ppm),
             script: VecDeque::new(),
             request_timeout_us: scenario.workload.request_timeout_ms * 1_000,
             window: scenario.workload.window,
@@ -266,14 +276,22 @@ impl Client {
     }
 
     fn ask(&mut self, query: Query, around: &mut Surroundings<'_>) {
-        let call = Call::Query(Bytes::from(query.encode()));
-        let action = Action::Query(query);
+        let (here_ppm, stale_ppm) = self.read_ppm;
+        let bytes = Bytes::from(query.encode());
+        let (call, action) = if self.stream.chance(stale_ppm) {
+            (Call::QueryStale(bytes), Action::StaleQuery(query))
+        } else if self.stream.chance(here_ppm) {
+            (Call::QueryHere(bytes), Action::Query(query))
+        } else {
+            (Call::Query(bytes), Action::Query(query))
+        };
+        let is_anywhere = !matches!(call, Call::Query(_));
         let operation = around.history.invoke(self.id, around.now_us, None, action);
         // Now and then a read tries its luck elsewhere: a leader that was deposed and does not know
         // must not answer.
         let target = self.target;
-        if self.stream.one_in(4) {
-            self.target = self.stream.between(1, self.nodes);
+        if is_anywhere || self.stream.one_in(4) {
+            self.target = self.stream.between(1, self.machines);
         }
         self.request(call, Purpose::Query { operation }, around);
         self.target = target;
@@ -333,8 +351,8 @@ impl Client {
     /// Tries again soon, with the node that was named or any.
     fn retry_with(&mut self, leader: Option<u64>, now_us: u64) {
         self.target = match leader {
-            Some(leader) if (1..=self.nodes).contains(&leader) => leader,
-            Some(_) | None => self.stream.between(1, self.nodes),
+            Some(leader) if (1..=self.machines).contains(&leader) => leader,
+            Some(_) | None => self.stream.between(1, self.machines),
         };
         if self.retry_at_us.is_none() {
             let pause_us = if leader.is_some() { 100 } else { self.stream.between(1_000, 40_000) };
@@ -351,6 +369,7 @@ impl Client {
     pub(super) fn answer(
         &mut self,
         number: u64,
+        life: u64,
         response: Response<Reply>,
         around: &mut Surroundings<'_>,
     ) -> Result<(), Violation> {
@@ -387,6 +406,13 @@ impl Client {
                 let outcome = Outcome::Replied { index: at, reply, messages };
                 around.history.conclude(operation, around.now_us, outcome);
             }
+            (Response::Stale { at, log_time, reply, bodies }, Purpose::Query { operation }) => {
+                let messages = decode(around.now_us, &reply, &mut bodies.into_iter())?;
+                let outcome = Outcome::Replied { index: at, reply, messages };
+                around.history.conclude(operation, around.now_us, outcome);
+                let by = (NodeId(request.to), life);
+                around.history.stale_reads.push(StaleRead { operation, by, log_time });
+            }
             (Response::Ready, Purpose::Watch { queue }) => {
                 if self.is_generating {
                     let intent = self.generator.draw_receive(queue);
@@ -397,6 +423,9 @@ impl Client {
             (Response::Rejected(Rejection::NotLeader { leader }), _)
             | (Response::Unknown { leader }, _) => {
                 self.retry_with(leader.map(|leader| leader.0), around.now_us);
+            }
+            (Response::Rejected(Rejection::Transferring { to }), _) => {
+                self.retry_with(Some(to.0), around.now_us);
             }
             (Response::Rejected(Rejection::Full { .. } | Rejection::ShuttingDown), _) => {
                 self.retry_with(None, around.now_us);

@@ -22,8 +22,8 @@ pub(super) enum Payload {
     Call(u64, Call),
     /// From client to node.
     Disconnect,
-    /// From node to client, with the client's number.
-    Response(u64, Response<Reply>),
+    /// From node to client, with the client's number and the life of the node's process.
+    Response(u64, u64, Response<Reply>),
 }
 
 /// What happens at an instant.
@@ -66,6 +66,8 @@ pub(super) enum Event {
         /// Which client.
         client: u64,
     },
+    /// The operator has something to do.
+    WakeAdmin,
     /// The scenario's next fault is due.
     Fault(usize),
     /// A leader is cut off.

@@ -24,7 +24,7 @@ impl World<'_> {
             Fault::Partition { group } => self.links.partition(&group),
             Fault::OneWay { from, to } => self.links.cut(from, to),
             Fault::CutPair { one, other } => self.links.cut_pair(one, other),
-            Fault::Bridge { node } => self.links.bridge(node, self.scenario.nodes),
+            Fault::Bridge { node } => self.links.bridge(node, self.scenario.machines()),
             Fault::Chain { nodes } => self.links.chain(&nodes),
             Fault::Lag { node, by_ms, for_ms } => {
                 self.links.lag(node, now_us, by_ms.saturating_mul(1_000));
@@ -42,7 +42,7 @@ impl World<'_> {
             Fault::Heal => self.links.heal(),
             Fault::Crash { node } => self.crash(node, true),
             Fault::CrashAll => {
-                for node in 1..=self.scenario.nodes {
+                for node in 1..=self.scenario.machines() {
                     self.crash(node, true);
                 }
             }
@@ -83,7 +83,7 @@ impl World<'_> {
         self.tell(leader, format_args!("is cut off, followers lose power: {blink}"));
         self.links.heal();
         self.links.partition(&[leader]);
-        for node in (1..=self.scenario.nodes).filter(|node| blink && *node != leader) {
+        for node in (1..=self.scenario.machines()).filter(|node| blink && *node != leader) {
             let machine = self.node(node);
             if machine.replica.is_some() && machine.role.0 == RoleName::Follower {
                 self.crash(node, true);
@@ -136,7 +136,7 @@ impl World<'_> {
     pub(super) fn repair(&mut self) -> Result<(), Violation> {
         self.is_healed = true;
         self.links.repair();
-        for node in 1..=self.scenario.nodes {
+        for node in 1..=self.scenario.machines() {
             let now_us = self.now_us;
             let machine = self.node(node);
             machine.is_disk_full = false;
@@ -150,6 +150,7 @@ impl World<'_> {
         for client in 0..self.clients.len() {
             self.clients[client].stop_generating();
         }
+        self.admin.stop();
         self.send_probe();
         Ok(())
     }

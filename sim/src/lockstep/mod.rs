@@ -4,6 +4,7 @@
 //! queue of events in the order of simulated time. Equal scenarios give equal runs, bit for bit.
 //! Next: `world` for the loop, `faults` for what breaks, `client` and `node` for the actors.
 
+mod admin;
 mod client;
 pub(crate) mod clock;
 mod event;

@@ -13,10 +13,12 @@ pub(super) enum Address {
     Node(u64),
     /// A client.
     Client(u64),
+    /// The operator.
+    Admin,
 }
 
 /// Most nodes a simulated cluster has.
-const NODES_MAX: usize = engine::limits::VOTERS_MAX;
+const NODES_MAX: usize = engine::limits::MEMBERS_MAX;
 
 /// Longest way in a network that was repaired, microseconds.
 const HEALED_LATENCY_US_MAX: u64 = 2_000;
@@ -140,7 +142,7 @@ impl Links {
         self.lags = [None; NODES_MAX];
     }
 
-    /// From now on nothing is lost, doubled or held up, and every way is short.
+    /// From now on nothing is lost, doubled, held up or overtaken, and every way is short.
     pub(super) fn repair(&mut self) {
         self.heal();
         self.is_healed = true;
@@ -151,9 +153,9 @@ impl Links {
     pub(super) fn is_up(&self, from: Address, to: Address) -> bool {
         match (from, to) {
             (Address::Node(from), Address::Node(to)) => !self.cut[at(from)][at(to)],
-            (Address::Node(node), Address::Client(_))
-            | (Address::Client(_), Address::Node(node)) => !self.hidden[at(node)],
-            (Address::Client(_), Address::Client(_)) => true,
+            (Address::Node(node), Address::Client(_) | Address::Admin)
+            | (Address::Client(_) | Address::Admin, Address::Node(node)) => !self.hidden[at(node)],
+            (Address::Client(_) | Address::Admin, Address::Client(_) | Address::Admin) => true,
         }
     }
 
@@ -164,7 +166,7 @@ impl Links {
         }
         let lag = match (from, to) {
             (Address::Node(_), Address::Node(to)) => self.lags[at(to)],
-            (Address::Node(_) | Address::Client(_), _) => None,
+            (Address::Node(_) | Address::Client(_) | Address::Admin, _) => None,
         };
         let latency_us = self.latency_us() + lag.map_or(0, |lag| lag.at(now_us));
         if self.is_healed {
@@ -180,9 +182,12 @@ impl Links {
 
     fn latency_us(&mut self) -> u64 {
         let Network { latency_us_min, latency_us_max, .. } = self.settings;
-        let latency_us = self.stream.between(latency_us_min, latency_us_max);
-        // No leader can be elected if a round trip takes longer than the election timeout.
-        if self.is_healed { latency_us.min(HEALED_LATENCY_US_MAX) } else { latency_us }
+        if self.is_healed {
+            // No leader can be elected if a round trip takes longer than the election timeout. Always
+            // the same, so that pieces of a snapshot come in order, as on a connection.
+            return latency_us_min.min(HEALED_LATENCY_US_MAX);
+        }
+        self.stream.between(latency_us_min, latency_us_max)
     }
 
     fn hold_up_us(&mut self) -> u64 {

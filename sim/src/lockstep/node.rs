@@ -6,6 +6,7 @@
 
 use super::client::Call;
 use super::clock::Clock;
+use crate::admin::Deed;
 use crate::disk::{CrashMode, SimDisk};
 use crate::oracle::committed::Indices;
 use crate::oracle::{Rule, Violation};
@@ -22,6 +23,15 @@ use engine::storage::{Identity, Store};
 use engine::time::Micros;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// The operator among those who ask; no client has this number.
+pub(super) const ADMIN: u64 = u64::MAX;
+
+/// Where a node is reached. Nobody looks for it: packets go by number here.
+#[must_use]
+pub(super) fn address(node: u64) -> String {
+    format!("node{node}:7000")
+}
 
 /// What waits for a node's next turn.
 #[derive(Clone, Debug)]
@@ -80,6 +90,8 @@ pub(super) struct Node {
     pub(super) is_disk_full: bool,
     /// Whether the next write job fails.
     pub(super) fails_next_job: bool,
+    /// Whether it said in this life that it was removed.
+    pub(super) is_removed: bool,
     /// Consecutive turns that came without any input and changed nothing.
     pub(super) idle_turns: u32,
     disk: SimDisk,
@@ -103,9 +115,10 @@ impl Node {
     pub(super) fn new(scenario: &Scenario, id: NodeId) -> Self {
         let mut stream = Stream::of(scenario.seed, "node", id.0);
         let mut disk = SimDisk::new();
-        let members = scenario.members().into_iter();
-        let members = members.map(|member| (member, format!("node{member}:7000"))).collect();
-        let identity = Identity::founder(CLUSTER, GROUP, id, members);
+        let identity = Identity {
+            address: address(id.0),
+            ..Identity::founder(CLUSTER, GROUP, id, scenario.founders(id, address))
+        };
         Store::format(&mut disk, &identity).expect("an empty disk without faults");
         disk.set_sync_lying(scenario.disk.lying_sync);
         let skew_us = i64::try_from(stream.skewed(0, 100_000)).expect("0.1 s fits");
@@ -126,6 +139,7 @@ impl Node {
             disk_slow_us: 0,
             is_disk_full: false,
             fails_next_job: false,
+            is_removed: false,
             idle_turns: 0,
             disk,
             stream,
@@ -149,7 +163,7 @@ impl Node {
         }
         self.life += 1;
         self.clock.restart(now_us, self.stream.between(0, 1 << 40));
-        let config = scenario.engine_config(self.id, self.stream.next_u64());
+        let config = scenario.engine_config(self.id, address, self.stream.next_u64());
         let machine = Queues::new(&config.limits);
         match Replica::open(config, machine, self.clock.now(now_us), &mut self.disk) {
             Ok(replica) => {
@@ -193,6 +207,7 @@ impl Node {
         self.indices = Indices::default();
         self.role.0 = RoleName::Follower;
         self.fails_next_job = false;
+        self.is_removed = false;
         self.idle_turns = 0;
         self.arrivals.clear();
         self.write_lane_free_us = 0;
@@ -253,6 +268,10 @@ impl Node {
                     let request = match call {
                         Call::Propose(block) => Request::Propose(block),
                         Call::Query(query) => Request::Query(query),
+                        Call::QueryHere(query) => Request::QueryHere(query),
+                        Call::QueryStale(query) => Request::QueryStale(query),
+                        Call::Deed(Deed::Change(change)) => Request::Change(change),
+                        Call::Deed(Deed::Transfer(to)) => Request::Transfer { to },
                         Call::Watch { query, timeout_us } => {
                             let until = now.monotonic + Micros(timeout_us);
                             Request::Watch { query, until }

@@ -5,7 +5,7 @@ use super::world::World;
 use crate::history::Outcome;
 use crate::oracle::committed::{Applied, Indices, check_logs_match};
 use crate::oracle::progress::{ClientState, NodeState, obstacles, stuck};
-use crate::oracle::{self, Violation, nothing_lost, quorums};
+use crate::oracle::{self, Rule, Violation, nothing_lost, quorums};
 use crate::scenario::Moment;
 use engine::engine::RoleName;
 use engine::ids::{LogIndex, NodeId};
@@ -27,6 +27,10 @@ impl World<'_> {
             Event::Role { role, term, leader } => {
                 self.trace_role(node, [term.0, leader.map_or(0, |leader| leader.0)]);
                 self.node(node).role = (role, term);
+                if self.node(node).is_removed && role != RoleName::Follower {
+                    let explanation = format!("node {node} was removed, knows it, and is {role:?}");
+                    return Err(Violation::new(Rule::Membership, now_us, explanation));
+                }
                 if role == RoleName::Leader {
                     self.check_elected(node)?;
                     self.spring_ambush(node, Moment::Elected);
@@ -42,10 +46,20 @@ impl World<'_> {
             Event::Truncated { from } => self.trace_other(node, [1, from.0]),
             Event::Membership { index, ref membership } => {
                 self.trace_other(node, [3, index.0]);
-                self.node(node).memberships[1] = Arc::new(membership.clone());
+                self.node(node).memberships[1] = Arc::new((**membership).clone());
+                if membership.is_joint() && self.node(node).role.0 == RoleName::Leader {
+                    self.spring_ambush(node, Moment::JointEntered);
+                }
             }
-            Event::Removed { index } => self.trace_other(node, [4, index.0]),
-            Event::Installed { index, .. } => self.trace_other(node, [5, index.0]),
+            Event::Removed { index } => {
+                self.trace_other(node, [4, index.0]);
+                self.node(node).is_removed = true;
+            }
+            Event::Installed { index, term, hlc } => {
+                self.trace_other(node, [5, index.0]);
+                let applied = Applied { index, term, stamp: hlc };
+                self.committed.installed(now_us, NodeId(node), applied)?;
+            }
             Event::Fatal { ref reason } => {
                 self.trace_other(node, [2, 0]);
                 *fatal = Some(reason.clone());
@@ -114,7 +128,27 @@ impl World<'_> {
         quorums::check_commit(now_us, NodeId(node), commit, [&before, &now], holds)
     }
 
+    /// A change is answered when it is committed, and not before.
+    pub(super) fn check_change_is_committed(
+        &mut self,
+        node: u64,
+        index: LogIndex,
+    ) -> Result<(), Violation> {
+        let now_us = self.now_us;
+        let Some(replica) = &self.node(node).replica else { return Ok(()) };
+        let commit = replica.raft().commit_index();
+        if index <= commit {
+            return Ok(());
+        }
+        let explanation = format!(
+            "node {node} answers a change at entry {index}, and has committed up to {commit}"
+        );
+        Err(Violation::new(Rule::Membership, now_us, explanation))
+    }
+
+    /// Those who are members by now: the others are excused.
     fn states(&self) -> Vec<(NodeId, NodeState)> {
+        let (_, membership) = self.committed.memberships().newest();
         let state = |machine: &super::node::Node| match (&machine.replica, &machine.standstill) {
             (Some(replica), _) => {
                 let status = replica.status();
@@ -130,7 +164,8 @@ impl World<'_> {
             (None, Standstill::CannotOpen(reason)) => NodeState::Excused { reason: reason.clone() },
             (None, why) => NodeState::Down { reason: format!("{why:?}") },
         };
-        self.nodes.iter().map(|machine| (machine.id, state(machine))).collect()
+        let members = self.nodes.iter().filter(|machine| membership.contains(machine.id));
+        members.map(|machine| (machine.id, state(machine))).collect()
     }
 
     fn is_probe_answered(&self) -> bool {
@@ -155,6 +190,15 @@ impl World<'_> {
             .map(|(client, state)| ClientState { client, unanswered: state.unanswered() })
             .collect();
         let mut found = obstacles(&self.states(), &clients, is_answered);
+        let (made_at, membership) = self.committed.memberships().newest();
+        self.admin.finish(self.now_us, membership);
+        if self.admin.is_busy() {
+            found.push("the operator waits for an answer".to_owned());
+        }
+        if !self.committed.memberships().is_settled() {
+            found.push(format!("the membership of entry {made_at} is joint"));
+        }
+        self.schedule_admin();
         for machine in self.nodes.iter().filter(|machine| machine.unresolved() > 0) {
             found.push(format!(
                 "node {} has not resolved {} requests",
@@ -190,10 +234,13 @@ impl World<'_> {
             engine.sessions_max,
         )?;
         let model = model.expect("there was a log");
-        let up = self
-            .nodes
-            .iter()
-            .filter_map(|machine| machine.replica.as_ref().map(|replica| (machine.id, replica)));
+        let memberships = self.committed.memberships();
+        memberships.check_answers(&self.history.changes, self.committed.log())?;
+        let (_, membership) = memberships.newest();
+        let up =
+            self.nodes.iter().filter(|machine| membership.contains(machine.id)).filter_map(
+                |machine| machine.replica.as_ref().map(|replica| (machine.id, replica)),
+            );
         for (node, replica) in up.clone() {
             let machine = replica.machine();
             machine.check_invariants();

@@ -4,15 +4,17 @@
 //! making; every random decision comes from a named stream of the scenario's seed.
 //! Next: `faults` for the events that break things, `verify` for the rules.
 
+use super::admin::Admin;
 use super::client::{Client, Surroundings, Wish};
 use super::event::{Event, EventQueue, Payload, fingerprint};
 use super::network::{Address, Links};
-use super::node::{Arrival, Node, Standstill};
+use super::node::{ADMIN, Arrival, Node, Standstill, address};
 use crate::history::{CommittedLog, History};
 use crate::oracle::committed::Committed;
 use crate::oracle::digests::Digests;
 use crate::oracle::leaders::Leaders;
 use crate::oracle::quorums::Votes;
+use crate::oracle::snapshots::Snapshots;
 use crate::oracle::{Rule, Violation};
 use crate::outcome::{Counts, Outcome, Verdict};
 use crate::scenario::{CLUSTER, GROUP, Moment, Scenario};
@@ -22,7 +24,7 @@ use bytes::{Bytes, BytesMut};
 use engine::api::Response;
 use engine::ids::NodeId;
 use engine::queue::Reply;
-use engine::raft::{Body, Message};
+use engine::raft::{Body, Membership, Message};
 use engine::record::{ChecksumSeed, Record};
 use engine::replica::Effect;
 use engine::storage::disk::{DiskOp, Job};
@@ -49,6 +51,8 @@ pub(super) struct World<'s> {
     pub(super) links: Links,
     pub(super) nodes: Vec<Node>,
     pub(super) clients: Vec<Client>,
+    pub(super) admin: Admin,
+    admin_wake_us: Option<u64>,
     /// When each client's wake-up is scheduled.
     pub(super) wakes: Vec<Option<u64>>,
     /// What the next leaders are caught at, and whether their followers blink.
@@ -63,6 +67,7 @@ pub(super) struct World<'s> {
     pub(super) committed: Committed,
     pub(super) leaders: Leaders,
     pub(super) votes: Votes,
+    snapshots: Snapshots,
     pub(super) digests: Digests,
     pub(super) trace: Trace,
     /// Disk latencies and turn delays.
@@ -92,7 +97,7 @@ impl<'s> World<'s> {
     /// The world of a scenario at time 0, with nothing running yet.
     #[must_use]
     pub(super) fn new(scenario: &'s Scenario, trace: Trace) -> Self {
-        let nodes = scenario.members().into_iter().map(|node| Node::new(scenario, node));
+        let nodes = (1..=scenario.machines()).map(|node| Node::new(scenario, NodeId(node)));
         let clients = (0..scenario.workload.clients).map(|client| Client::new(scenario, client));
         let clients: Vec<Client> = clients.collect();
         let mut world = Self {
@@ -109,9 +114,12 @@ impl<'s> World<'s> {
             is_healed: false,
             has_converged: false,
             history: History::default(),
-            committed: Committed::default(),
+            committed: Committed::new(Membership::founding(scenario.founders(NodeId(1), address))),
             leaders: Leaders::default(),
             votes: Votes::default(),
+            snapshots: Snapshots::default(),
+            admin: Admin::new(scenario),
+            admin_wake_us: None,
             digests: Digests::default(),
             trace,
             pace: Stream::new(scenario.seed, "pace"),
@@ -131,9 +139,10 @@ impl<'s> World<'s> {
     /// # Errors
     /// The rule that does not hold.
     pub(super) fn run(&mut self) -> Result<(), Violation> {
-        for node in self.scenario.members() {
-            self.start_node(node.0)?;
+        for node in 1..=self.scenario.machines() {
+            self.start_node(node)?;
         }
+        self.schedule_admin();
         for client in 0..self.clients.len() {
             self.schedule_wake(client);
         }
@@ -197,6 +206,13 @@ impl<'s> World<'s> {
                 Ok(())
             }
             Event::Wake { client } => self.on_wake(client),
+            Event::WakeAdmin => {
+                self.wake_admin();
+                Ok(())
+            }
+            Event::Packet { from: _, to: Address::Admin, payload } => {
+                self.on_packet_at_admin(payload)
+            }
             Event::Fault(ordinal) => {
                 self.trace.event(self.now_us, kind::FAULT, 0, [ordinal as u64, 0]);
                 let fault = self.scenario.faults[ordinal].fault.clone();
@@ -265,6 +281,11 @@ impl<'s> World<'s> {
                 self.tell(node, format_args!("c{client} asks {number}: {call:?}"));
                 self.arrive(node, Arrival::Call(client, number, call));
             }
+            (Payload::Call(number, call), Address::Admin) => {
+                self.trace.event(now_us, kind::CALL, node, [ADMIN, number]);
+                self.tell(node, format_args!("operator asks {number}: {call:?}"));
+                self.arrive(node, Arrival::Call(ADMIN, number, call));
+            }
             (Payload::Disconnect, Address::Client(client)) => {
                 self.trace.event(now_us, kind::DISCONNECT, node, [client, 0]);
                 self.arrive(node, Arrival::Disconnected(client));
@@ -283,7 +304,7 @@ impl<'s> World<'s> {
     }
 
     fn on_packet_at_client(&mut self, client: u64, payload: Payload) -> Result<(), Violation> {
-        let Payload::Response(number, response) = payload else {
+        let Payload::Response(number, life, response) = payload else {
             unreachable!("only responses go to clients")
         };
         self.trace.event(self.now_us, kind::RESPONSE, client, [number, 0]);
@@ -295,8 +316,8 @@ impl<'s> World<'s> {
         let mut wishes = std::mem::take(&mut self.wishes);
         let (now_us, history) = (self.now_us, &mut self.history);
         let mut around = Surroundings { now_us, history, wishes: &mut wishes };
-        self.clients[ordinal].answer(number, response, &mut around)?;
-        self.perform_wishes(client, wishes);
+        self.clients[ordinal].answer(number, life, response, &mut around)?;
+        self.perform_wishes(Address::Client(client), wishes);
         self.schedule_wake(ordinal);
         Ok(())
     }
@@ -312,9 +333,45 @@ impl<'s> World<'s> {
         let (now_us, history) = (self.now_us, &mut self.history);
         let mut around = Surroundings { now_us, history, wishes: &mut wishes };
         self.clients[ordinal].wake(&mut around);
-        self.perform_wishes(client, wishes);
+        self.perform_wishes(Address::Client(client), wishes);
         self.schedule_wake(ordinal);
         Ok(())
+    }
+
+    fn on_packet_at_admin(&mut self, payload: Payload) -> Result<(), Violation> {
+        let Payload::Response(number, _, response) = payload else {
+            unreachable!("only responses go to the operator")
+        };
+        self.trace.event(self.now_us, kind::RESPONSE, ADMIN, [number, 0]);
+        if self.trace.is_read() {
+            self.trace.line(self.now_us, "op", ' ', format_args!("answer {number}: {response:?}"));
+        }
+        self.admin.answer(self.now_us, number, response, &mut self.history)?;
+        self.schedule_admin();
+        Ok(())
+    }
+
+    fn wake_admin(&mut self) {
+        if self.admin_wake_us != Some(self.now_us) {
+            return;
+        }
+        self.admin_wake_us = None;
+        self.trace.event(self.now_us, kind::WAKE, ADMIN, [0, 0]);
+        let mut wishes = std::mem::take(&mut self.wishes);
+        let (_, membership) = self.committed.memberships().newest();
+        self.admin.wake(self.now_us, membership, &mut wishes);
+        self.perform_wishes(Address::Admin, wishes);
+        self.schedule_admin();
+    }
+
+    /// Lets the operator wake when it wants to.
+    pub(super) fn schedule_admin(&mut self) {
+        let Some(at_us) = self.admin.next_wake_us() else { return };
+        let at_us = at_us.max(self.now_us + 1);
+        if self.admin_wake_us.is_none_or(|scheduled_us| at_us < scheduled_us) {
+            self.admin_wake_us = Some(at_us);
+            self.events.push(at_us, Event::WakeAdmin);
+        }
     }
 
     /// Lets a client begin.
@@ -333,13 +390,13 @@ impl<'s> World<'s> {
         }
     }
 
-    fn perform_wishes(&mut self, client: u64, mut wishes: Vec<Wish>) {
+    fn perform_wishes(&mut self, from: Address, mut wishes: Vec<Wish>) {
         for wish in wishes.drain(..) {
             let (to, payload) = match wish {
                 Wish::Send { to, request, call } => (to, Payload::Call(request, call)),
                 Wish::Disconnect { from } => (from, Payload::Disconnect),
             };
-            self.send(Address::Client(client), Address::Node(to), payload);
+            self.send(from, Address::Node(to), payload);
         }
         self.wishes = wishes;
     }
@@ -454,6 +511,8 @@ impl<'s> World<'s> {
         }
         for effect in effects.drain(..) {
             match effect {
+                // An id that was given out and has no machine: the address of a node that never came.
+                Effect::Send { to, .. } if to.0 > self.scenario.machines() => {}
                 Effect::Send { to, message } => self.send_message(node, to.0, message)?,
                 Effect::Disk(job) => self.submit(node, job)?,
                 Effect::Respond { token, response } => self.respond(node, token, response)?,
@@ -513,12 +572,18 @@ impl<'s> World<'s> {
             | Body::PreVoteResponse { .. }
             | Body::VoteResponse { granted: false }
             | Body::AppendResponse { .. }
-            | Body::Snapshot { .. }
             | Body::SnapshotResponse { .. }
-            | Body::TimeoutNow
             | Body::ReadRequest { .. }
             | Body::ReadResponse { .. }
             | Body::Removed { .. } => Ok(()),
+            Body::Snapshot { meta, .. } => {
+                self.spring_ambush(from, Moment::SnapshotSent);
+                self.snapshots.saw(now_us, sender, meta, &self.committed)
+            }
+            Body::TimeoutNow => {
+                self.spring_ambush(from, Moment::TransferBegun);
+                Ok(())
+            }
         }
     }
 
@@ -565,16 +630,24 @@ impl<'s> World<'s> {
         response: Response<Reply>,
     ) -> Result<(), Violation> {
         let now_us = self.now_us;
-        if let Response::Applied { index, .. } | Response::Answer { at: index, .. } = &response
+        if let Response::Applied { index, .. }
+        | Response::Answer { at: index, .. }
+        | Response::Stale { at: index, .. } = &response
             && *index > self.committed.log().last_index()
         {
             let explanation =
                 format!("node {node} answers from entry {index} before it applies it");
             return Err(Violation::new(Rule::NothingLost, now_us, explanation));
         }
-        if let Some((client, number)) = self.node(node).resolve(now_us, token)? {
-            let payload = Payload::Response(number, response);
-            self.send(Address::Node(node), Address::Client(client), payload);
+        if let Response::Changed { index, .. } = &response {
+            self.check_change_is_committed(node, *index)?;
+        }
+        let machine = self.node(node);
+        let life = machine.life;
+        if let Some((client, number)) = machine.resolve(now_us, token)? {
+            let payload = Payload::Response(number, life, response);
+            let to = if client == ADMIN { Address::Admin } else { Address::Client(client) };
+            self.send(Address::Node(node), to, payload);
         }
         Ok(())
     }

@@ -121,7 +121,7 @@ impl Caller {
         let number = self.begin(&action, !wait.is_zero());
         let result = match action {
             Action::Command(command) => self.command(client, command, wait).await,
-            Action::Query(query) => self.query(client, query).await,
+            Action::Query(query) | Action::StaleQuery(query) => self.query(client, query).await,
         };
         let reply = result.as_ref().ok().cloned();
         self.end(

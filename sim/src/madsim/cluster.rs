@@ -33,7 +33,8 @@ const AFTERMATH: Duration = Duration::from_millis(2);
 /// Runs a scenario, from the start to the verdict.
 pub(super) async fn run(scenario: Scenario, trace: Trace) -> Run {
     let shared = Shared::new(scenario.clone(), trace);
-    let nodes: Vec<Host> = (1..=scenario.nodes).map(|node| build_node(&shared, node)).collect();
+    let nodes: Vec<Host> =
+        (1..=scenario.machines()).map(|node| build_node(&shared, node)).collect();
     let actors: Vec<Actor> =
         (0..scenario.workload.clients).map(|client| Actor::start(&shared, client)).collect();
     let probe = Probe::new(&shared, scenario.workload.clients);
@@ -168,7 +169,9 @@ async fn converge(
         faults.restart_failed();
         let found = {
             let world = shared.lock();
-            let states = world.machines.iter().map(|machine| (machine.id, machine.state()));
+            let (_, membership) = world.committed.memberships().newest();
+            let members = world.machines.iter().filter(|machine| membership.contains(machine.id));
+            let states = members.map(|machine| (machine.id, machine.state()));
             let clients: Vec<ClientState> = unanswered
                 .into_iter()
                 .map(|(client, unanswered)| ClientState { client, unanswered })
@@ -217,7 +220,9 @@ fn verify(world: &World, history: &History, has_converged: bool) -> Result<(), V
         engine.sessions_max,
     )?;
     let model = model.expect("there was a log");
-    for machine in world.machines.iter().filter(|_| has_converged) {
+    let (_, membership) = world.committed.memberships().newest();
+    let members = world.machines.iter().filter(|machine| membership.contains(machine.id));
+    for machine in members.filter(|_| has_converged) {
         let Some(seen) = &machine.seen else { continue };
         nothing_lost::check(world.now_us(), machine.id, &model, |question| {
             let known = seen.answers.iter().find(|(query, _)| query == question);

@@ -124,7 +124,7 @@ pub(super) fn explain(
     for (number, call) in calls.iter().enumerate().filter(|(_, call)| call.is_answered()) {
         let is_explained = match call.action {
             Action::Command(_) => matched.effect_of(number).is_some(),
-            Action::Query(_) => explanation.reads.contains_key(&number),
+            Action::Query(_) | Action::StaleQuery(_) => explanation.reads.contains_key(&number),
         };
         if !is_explained {
             return Err(unexplained(number, call));
@@ -137,7 +137,9 @@ fn unexplained(number: usize, call: &Call) -> Violation {
     let Call { client, action, invoked_us, returned_us, end, .. } = call;
     let (rule, why) = match action {
         Action::Command(_) => (Rule::NothingLost, "the log has no command with this reply then"),
-        Action::Query(_) => (Rule::Linearizability, "this was not true at any moment in between"),
+        Action::Query(_) | Action::StaleQuery(_) => {
+            (Rule::Linearizability, "this was not true at any moment in between")
+        }
     };
     let what = format!(
         "call {number} of client {client}, from {invoked_us} to {returned_us} us, {action:?}, was \

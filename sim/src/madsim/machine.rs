@@ -87,9 +87,10 @@ impl Machine {
     pub(super) fn new(scenario: &Scenario, id: NodeId) -> Self {
         let mut stream = Stream::of(scenario.seed, "node", id.0);
         let mut disk = SimDisk::new();
-        let members = scenario.members().into_iter();
-        let members = members.map(|member| (member, address(member.0))).collect();
-        let identity = Identity::founder(CLUSTER, GROUP, id, members);
+        let identity = Identity {
+            address: address(id.0),
+            ..Identity::founder(CLUSTER, GROUP, id, scenario.founders(id, address))
+        };
         Store::format(&mut disk, &identity).expect("an empty disk without faults");
         disk.set_sync_lying(scenario.disk.lying_sync);
         let skew_us = i64::try_from(stream.skewed(0, 100_000)).expect("0.1 s fits");
@@ -118,7 +119,7 @@ impl Machine {
         self.seen = None;
         self.fails_next_operation = false;
         let seed = self.stream.next_u64();
-        let engine = scenario.engine_config(self.id, seed);
+        let engine = scenario.engine_config(self.id, address, seed);
         let mut config = NodeConfig::new(self.identity.clone());
         config.election_timeout = engine.election_timeout;
         config.heartbeat_interval = engine.heartbeat_interval;

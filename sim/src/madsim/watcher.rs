@@ -140,7 +140,12 @@ impl Observer for Watcher {
             Event::Truncated { from } => world.event(kind::OTHER, node, [1, from.0]),
             Event::Membership { index, .. } => world.event(kind::OTHER, node, [3, index.0]),
             Event::Removed { index } => world.event(kind::OTHER, node, [4, index.0]),
-            Event::Installed { index, .. } => world.event(kind::OTHER, node, [5, index.0]),
+            Event::Installed { index, term, hlc } => {
+                world.event(kind::OTHER, node, [5, index.0]);
+                let applied = Applied { index: *index, term: *term, stamp: *hlc };
+                let result = world.committed.installed(world.now_us(), self.node, applied);
+                world.judge(result);
+            }
             Event::Fatal { .. } => world.event(kind::OTHER, node, [2, 0]),
         }
     }

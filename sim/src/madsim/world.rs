@@ -4,7 +4,7 @@
 //! fills it, `cluster` for who judges.
 
 use super::explain::Call;
-use super::machine::Machine;
+use super::machine::{Machine, address};
 use crate::oracle::Violation;
 use crate::oracle::committed::Committed;
 use crate::oracle::digests::Digests;
@@ -12,7 +12,8 @@ use crate::oracle::leaders::Leaders;
 use crate::outcome::{Counts, Outcome, Verdict};
 use crate::scenario::Scenario;
 use crate::trace::Trace;
-use engine::ids::Term;
+use engine::ids::{NodeId, Term};
+use engine::raft::Membership;
 use madsim_tokio::time::Instant;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -58,14 +59,15 @@ pub(super) struct Shared(Arc<Mutex<World>>);
 impl Shared {
     /// The world of a scenario at time 0.
     pub(super) fn new(scenario: Scenario, trace: Trace) -> Self {
-        let machines = scenario.members().into_iter().map(|node| Machine::new(&scenario, node));
+        let machines = (1..=scenario.machines()).map(|node| Machine::new(&scenario, NodeId(node)));
         let machines = machines.collect();
+        let founders = scenario.founders(NodeId(1), address);
         Self(Arc::new(Mutex::new(World {
             scenario,
             origin: Instant::now(),
             machines,
             is_healed: false,
-            committed: Committed::default(),
+            committed: Committed::new(Membership::founding(founders)),
             applied_us: Vec::new(),
             leaders: Leaders::default(),
             last_leader: None,

@@ -1,10 +1,12 @@
 //! Committed entries never change, indices never go back, and logs match (Raft §5.3, §5.4).
 
+use super::memberships::Memberships;
 use super::{Rule, Violation, stamps};
 use crate::history::{CommittedEntry, CommittedLog};
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Term};
-use engine::record::Record;
+use engine::raft::Membership;
+use engine::record::{EntryKind, Record};
 use std::collections::BTreeMap;
 
 /// What a node said that it applied.
@@ -25,11 +27,18 @@ pub struct Committed {
     /// Of each entry of the log: the term of the node that applied it first. The entry was committed
     /// in this term or an earlier one.
     known_in: Vec<Term>,
+    memberships: Memberships,
     /// By index and term: the record, for as long as it may still be committed here first.
     records: BTreeMap<(LogIndex, Term), Record>,
 }
 
 impl Committed {
+    /// Nothing is committed yet in a group that begins with these members.
+    #[must_use]
+    pub fn new(founding: Membership) -> Self {
+        Self { memberships: Memberships::new(founding), ..Self::default() }
+    }
+
     /// A record was seen on its way to a node or in its memory. Records of one index and term must be
     /// the same bytes (log matching).
     ///
@@ -101,6 +110,9 @@ impl Committed {
         self.records = self.records.split_off(&(index.next(), Term::ZERO));
         let (kind, payload) = (record.kind(), record.payload_slice(0, payload_len(&record)));
         let payload = payload.expect("a payload contains itself");
+        if kind == EntryKind::Membership {
+            self.memberships.committed(at_us, index, &payload)?;
+        }
         self.log.push(CommittedEntry { index, term, stamp, kind, payload });
         self.known_in.push(in_term);
         Ok(())
@@ -110,6 +122,29 @@ impl Committed {
     pub fn committed_before(&self, term: Term) -> impl Iterator<Item = &CommittedEntry> {
         let entries = self.log.entries().iter().zip(&self.known_in);
         entries.filter(move |(_, known_in)| **known_in < term).map(|(entry, _)| entry)
+    }
+
+    /// A node's state came from a snapshot up to this entry.
+    ///
+    /// # Errors
+    /// [`Rule::CommittedStays`]: that is not what is committed there.
+    pub fn installed(&self, at_us: u64, node: NodeId, applied: Applied) -> Result<(), Violation> {
+        let Applied { index, term, stamp } = applied;
+        let entry = self.log.entry(index).map(|entry| (entry.term, entry.stamp));
+        if entry == Some((term, stamp)) {
+            return Ok(());
+        }
+        let explanation = format!(
+            "node {node} installed a snapshot up to entry {index} of term {term}, stamp {stamp}; \
+             committed is {entry:?}"
+        );
+        Err(Violation::new(Rule::CommittedStays, at_us, explanation))
+    }
+
+    /// The committed memberships.
+    #[must_use]
+    pub fn memberships(&self) -> &Memberships {
+        &self.memberships
     }
 
     /// The committed entries.

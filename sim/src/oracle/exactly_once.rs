@@ -64,7 +64,7 @@ fn sends(history: &History) -> impl Iterator<Item = (&Operation, MessageId, Sent
             Action::Command(Command::Send { messages }) => {
                 messages.iter().map(|message| message.id).collect()
             }
-            Action::Command(_) | Action::Query(_) => Vec::new(),
+            Action::Command(_) | Action::Query(_) | Action::StaleQuery(_) => Vec::new(),
         };
         ids.into_iter().zip(sent).map(move |(id, sent)| (operation, id, sent))
     })

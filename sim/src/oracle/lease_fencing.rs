@@ -66,7 +66,8 @@ fn settled(operation: &Operation) -> impl Iterator<Item = &Held> {
             | Command::Delete { .. }
             | Command::Purge { .. },
         )
-        | Action::Query(_) => &[],
+        | Action::Query(_)
+        | Action::StaleQuery(_) => &[],
     };
     let settled: &[bool] = match operation.reply() {
         Some((_, Reply::Settled(settled))) => settled,

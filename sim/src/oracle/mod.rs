@@ -15,6 +15,9 @@
 //! | stamps rise with the log | `stamps` | history, applied entries |
 //! | one leader a term, complete logs | `leaders` | roles, terms |
 //! | one vote a term, quorums of both voter sets | `quorums` | votes, durable entries |
+//! | changes by legal steps, as was answered | `memberships` | membership entries, answers |
+//! | snapshots hold what the log gives | `snapshots` | snapshots on their way |
+//! | stale reads are true of their entry | `stale_reads` | history, committed log |
 //! | committed entries stay, logs match | `committed` | applied entries, records |
 //! | equal state at equal index | `digests` | state digests |
 //! | nothing acknowledged is lost | `nothing_lost` | replayed model, final queues |
@@ -25,6 +28,7 @@ pub mod digests;
 pub mod exactly_once;
 pub mod leaders;
 pub mod lease_fencing;
+pub mod memberships;
 pub mod model;
 pub mod nothing_lost;
 pub mod precedence;
@@ -33,6 +37,8 @@ pub mod queue_order;
 pub mod quorums;
 pub mod replay;
 pub mod search;
+pub mod snapshots;
+pub mod stale_reads;
 pub mod stamps;
 
 use crate::history::{CommittedLog, History};
@@ -58,6 +64,12 @@ pub enum Rule {
     OneVote,
     /// Nobody leads and nothing is committed without a majority of each voter set.
     Quorum,
+    /// Memberships change by legal steps, and are what the operator was told.
+    Membership,
+    /// What snapshots hold is what the log gives.
+    Snapshots,
+    /// Stale reads are of one committed state each, and do not go back.
+    StaleReads,
     /// A leader has every committed entry.
     LeaderCompleteness,
     /// Committed entries never change, commit and applied indices never go back.
@@ -89,6 +101,9 @@ impl fmt::Display for Rule {
             Self::OneLeader => "one-leader-a-term",
             Self::OneVote => "one-vote-a-term",
             Self::Quorum => "quorum",
+            Self::Membership => "membership",
+            Self::Snapshots => "snapshots",
+            Self::StaleReads => "stale-reads",
             Self::LeaderCompleteness => "leader-completeness",
             Self::CommittedStays => "committed-stays",
             Self::LogMatching => "log-matching",
@@ -142,6 +157,7 @@ pub fn check_history(
     lease_fencing::check(history)?;
     stamps::check(history)?;
     let Some(log) = log else { return Ok(None) };
+    stale_reads::check(history, log)?;
     let replayed = replay::replay(history, log, dedup_window_millis, sessions_max)?;
     precedence::check(history, |operation| match operation.command {
         Some(command) => replayed.effects.get(&command).map(|effect| effect.index),

@@ -29,6 +29,7 @@ pub fn check(
         while let Some(earlier) =
             returned.next_if(|earlier| operations[*earlier].returned_us < operation.invoked_us)
         {
+            // A stale read reveals what has been committed, and no moment at which it was the latest.
             let Some(index) = place(&operations[earlier]) else { continue };
             if floor.is_none_or(|(highest, _)| index > highest) {
                 floor = Some((index, earlier));
@@ -38,6 +39,8 @@ pub fn check(
         let is_after = match operation.action {
             Action::Command(_) => index > floor,
             Action::Query(_) => index >= floor,
+            // Its own rule is in `stale_reads`.
+            Action::StaleQuery(_) => true,
         };
         if !is_after {
             let first = &operations[earlier];

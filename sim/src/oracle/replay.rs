@@ -185,7 +185,8 @@ impl<'a> Replay<'a> {
 
     fn check_reads(&mut self, index: LogIndex) -> Result<(), Violation> {
         for operation in self.reads.remove(&index).unwrap_or_default() {
-            let (Action::Query(query), Some((_, reply))) = (&operation.action, operation.reply())
+            let (Action::Query(query) | Action::StaleQuery(query), Some((_, reply))) =
+                (&operation.action, operation.reply())
             else {
                 continue;
             };
@@ -296,6 +297,6 @@ fn check_all_answered(index: LogIndex, answers: &[&Answer]) -> Result<(), Violat
 fn is_action(action: &Action, command: &Command) -> bool {
     match action {
         Action::Command(sent) => sent == command,
-        Action::Query(_) => false,
+        Action::Query(_) | Action::StaleQuery(_) => false,
     }
 }

@@ -162,7 +162,8 @@ fn question(action: &Action) -> Option<Question> {
         )
         | Action::Query(
             Query::Get { .. } | Query::Browse { .. } | Query::List { .. } | Query::Available { .. },
-        ) => None,
+        )
+        | Action::StaleQuery(_) => None,
     }
 }
 

@@ -5,8 +5,8 @@
 //! anywhere. Never looks at the outcome of a run.
 
 use super::{
-    Blow, DiskSettings, EngineSettings, Fault, Mix, Moment, Network, Scenario, TimedFault, Turns,
-    Workload,
+    Admin, Blow, DiskSettings, EngineSettings, Fault, Mix, Moment, Network, Scenario, TimedFault,
+    Turns, Workload,
 };
 use crate::streams::Stream;
 
@@ -25,9 +25,10 @@ enum FaultClass {
     Elections,
     Leaders,
     Lags,
+    Changes,
 }
 
-const FAULT_CLASSES: [FaultClass; 12] = [
+const FAULT_CLASSES: [FaultClass; 13] = [
     FaultClass::Partitions,
     FaultClass::Crashes,
     FaultClass::Kills,
@@ -40,6 +41,7 @@ const FAULT_CLASSES: [FaultClass; 12] = [
     FaultClass::Elections,
     FaultClass::Leaders,
     FaultClass::Lags,
+    FaultClass::Changes,
 ];
 
 impl Scenario {
@@ -50,32 +52,28 @@ impl Scenario {
         let nodes = [3, 3, 3, 3, 5, 5, 1, 2, 4][shape.weighted(&[4, 4, 4, 4, 3, 3, 1, 1, 1])];
         let faults_ms = shape.skewed(3_000, 20_000);
         let engine = draw_engine(&mut Stream::new(seed, "engine settings"));
+        let (spares, admin) = draw_churn(&mut Stream::new(seed, "churn"));
         let network = draw_network(&mut Stream::new(seed, "network settings"));
         let disk = draw_disk(&mut Stream::new(seed, "disk settings"));
         let workload = draw_workload(&mut Stream::new(seed, "workload settings"));
         let turns = Turns { delay_us_max: shape.pick(&[0, 5, 20, 20, 200, 2_000]) };
-        let faults = FaultPlan {
-            stream: Stream::new(seed, "faults"),
-            nodes,
-            end_ms: faults_ms,
-            election_timeout_ms: engine.election_timeout_ms,
-            faults: Vec::new(),
-        }
-        .draw();
         // Time for a slow node to catch up over a drawn network, and for leases to run out.
         let healing_ms = 20_000 + 40 * engine.election_timeout_ms;
-        let scenario = Self {
+        let mut scenario = Self {
             seed,
             nodes,
+            spares,
             faults_ms,
             healing_ms,
             engine,
             workload,
+            admin,
             network,
             disk,
             turns,
-            faults,
+            faults: Vec::new(),
         };
+        scenario.faults = scenario.plan(Stream::new(seed, "faults")).draw();
         match shape.weighted(&[6, 3, 1]) {
             0 => scenario,
             1 => scenario.into_storm(),
@@ -121,6 +119,7 @@ impl Scenario {
     fn into_delusion(mut self) -> Self {
         let mut stream = Stream::new(self.seed, "delusion");
         self.nodes = stream.pick(&[3, 3, 5]);
+        (self.spares, self.admin) = (0, Admin::default());
         self.faults_ms = stream.between(5_000, 10_000);
         self.network.loss_ppm = 0;
         self.network.latency_us_max = self.network.latency_us_max.min(5_000);
@@ -136,13 +135,32 @@ impl Scenario {
     fn plan(&self, stream: Stream) -> FaultPlan {
         FaultPlan {
             stream,
-            nodes: self.nodes,
+            nodes: self.machines(),
             end_ms: self.faults_ms,
             election_timeout_ms: self.engine.election_timeout_ms,
+            has_lease: self.engine.lease_drift_ppm.is_some(),
+            has_churn: self.admin.pause_ms > 0,
             faults: Vec::new(),
         }
     }
 }
+
+/// Spare machines, and an operator who uses them: in every second scenario.
+fn draw_churn(stream: &mut Stream) -> (u64, Admin) {
+    if stream.one_in(2) {
+        return (0, Admin::default());
+    }
+    let pause_ms = stream.pick(&[50, 200, 700, 2_000]);
+    (stream.between(0, 4), Admin { pause_ms })
+}
+
+/// A lease is safe as long as no two clocks differ in speed by more than this, in a million.
+const LEASE_DRIFT_PPM: u32 = 50_000;
+/// Speeds of clocks, too fast by so much in a million.
+const CLOCK_RATES_PPM: [i64; 6] = [-200_000, -20_000, -500, 500, 20_000, 200_000];
+/// The same where there are leases: no second of one differs from one of another by more than the
+/// bound.
+const LEASED_CLOCK_RATES_PPM: [i64; 4] = [-20_000, -500, 500, 20_000];
 
 fn draw_engine(stream: &mut Stream) -> EngineSettings {
     let mut engine = EngineSettings::default();
@@ -177,6 +195,16 @@ fn draw_engine(stream: &mut Stream) -> EngineSettings {
     }
     if stream.one_in(2) {
         engine.segment_bytes_max = stream.pick(&[4_096, 16_384, 100_000]);
+    }
+    if !stream.one_in(4) {
+        engine.snapshot_log_bytes = stream.pick(&[2_000, 8_000, 64_000]);
+        engine.snapshot_chunk_bytes_max = stream.pick(&[200, 2_000, 1_000_000]);
+    }
+    if stream.one_in(4) {
+        engine.priorities = (0..stream.between(2, 4)).map(|_| stream.pick(&[0, 1, 2])).collect();
+    }
+    if stream.one_in(4) {
+        engine.lease_drift_ppm = Some(LEASE_DRIFT_PPM);
     }
     engine
 }
@@ -250,6 +278,8 @@ fn draw_workload(stream: &mut Stream) -> Workload {
         request_timeout_ms: stream.pick(&[100, 500, 1_000, 3_000]),
         duplicate_id_ppm: stream.pick(&[0, 20_000, 300_000]),
         session_churn_ppm: stream.pick(&[0, 0, 5_000, 50_000]),
+        read_here_ppm: stream.pick(&[0, 300_000, 1_000_000]),
+        read_stale_ppm: stream.pick(&[0, 0, 300_000]),
         mix,
     }
 }
@@ -261,6 +291,10 @@ struct FaultPlan {
     nodes: u64,
     end_ms: u64,
     election_timeout_ms: u64,
+    /// Whether the cluster relies on its clocks' speeds.
+    has_lease: bool,
+    /// Whether there are membership changes to be disturbed.
+    has_churn: bool,
     faults: Vec<TimedFault>,
 }
 
@@ -375,6 +409,13 @@ impl FaultPlan {
             }
             FaultClass::Elections => self.draw_elections(at_ms),
             FaultClass::Leaders => self.draw_strike(at_ms, until_ms - at_ms),
+            FaultClass::Changes => {
+                let moments = [Moment::JointEntered, Moment::SnapshotSent, Moment::TransferBegun];
+                let moments = vec![self.stream.pick(&moments)];
+                let blink = self.stream.one_in(2);
+                self.add(at_ms, Fault::Ambush { moments, blink });
+                self.add(until_ms, Fault::Heal);
+            }
             FaultClass::Lags => {
                 let by_ms = self.span_ms();
                 self.add(at_ms, Fault::Lag { node, by_ms, for_ms: until_ms - at_ms + by_ms });
@@ -404,8 +445,13 @@ impl FaultPlan {
     /// One leader after the other is cut off as it is elected or as it commits.
     fn draw_elections(&mut self, at_ms: u64) {
         let count = self.stream.between(4, 12);
-        let moments = [Moment::Elected, Moment::Elected, Moment::Committed];
-        let moments: Vec<Moment> = (0..count).map(|_| self.stream.pick(&moments)).collect();
+        let of_changes = [Moment::JointEntered, Moment::SnapshotSent, Moment::TransferBegun];
+        let of_leaders = [Moment::Elected, Moment::Elected, Moment::Committed];
+        let moments = (0..count).map(|_| {
+            let is_of_change = self.has_churn && self.stream.one_in(2);
+            self.stream.pick(if is_of_change { &of_changes } else { &of_leaders })
+        });
+        let moments: Vec<Moment> = moments.collect();
         let blink = self.stream.one_in(2);
         self.add(at_ms, Fault::Ambush { moments, blink });
         self.add(at_ms + count * 4 * self.election_timeout_ms, Fault::Heal);
@@ -454,7 +500,11 @@ impl FaultPlan {
                 self.add(at_ms, Fault::ClockJump { node, by_ms });
             }
             1 => {
-                let ppm = self.stream.pick(&[-200_000, -20_000, -500, 500, 20_000, 200_000]);
+                let ppm = if self.has_lease {
+                    self.stream.pick(&LEASED_CLOCK_RATES_PPM)
+                } else {
+                    self.stream.pick(&CLOCK_RATES_PPM)
+                };
                 self.add(at_ms, Fault::ClockRate { node, ppm });
                 self.add(until_ms, Fault::ClockRate { node, ppm: 0 });
             }

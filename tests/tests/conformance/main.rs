@@ -4,11 +4,15 @@
 mod check_quorum;
 mod election;
 mod flow;
+mod membership;
 mod persistence;
 mod pre_vote;
+mod reads;
 mod replication;
 mod safety;
+mod snapshots;
 mod terms;
+mod transfer;
 
 use engine::raft::RoleName;
 

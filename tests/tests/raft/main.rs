@@ -387,11 +387,7 @@ fn perform(group: &mut Group, step: &Step, token: u64) {
         Step::Propose(node) => group.propose(*node),
         Step::Flush(node, count) => group.flush(*node, *count),
         Step::Crash(node, kept) => group.crash(*node, *kept),
-        Step::Read(node) => {
-            if group.member(*node).raft.is_leader() {
-                group.read(*node, token);
-            }
-        }
+        Step::Read(node) => group.read(*node, token),
     }
 }
 

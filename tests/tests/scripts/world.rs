@@ -7,6 +7,7 @@
 //! | `campaign N` | all forget their leader, and N's election timeout passes |
 //! | `timeout N` | N's next deadline passes: an election, or a leader's heartbeat |
 //! | `elect N [among A B]` | N campaigns, and messages arrive (among those) until it leads |
+//! | `run MILLIS [among A B]` | time passes, all deadlines too, and what is said (among those) arrives |
 //! | `propose N [COUNT]` | N, a leader, appends entries |
 //! | `deliver A->B [COUNT]` | the oldest messages from A to B arrive, all if no count is given |
 //! | `deliver all [among A B]` | messages arrive until nobody (of those) has anything more to say |
@@ -19,11 +20,20 @@
 //! | `flush N [COUNT]` | the oldest persists of N become durable, all if no count is given |
 //! | `crash N [keeping COUNT]` | N dies, and of its persists the oldest happen to be on the disk |
 //! | `restart N` | it comes back with what its disk holds |
+//! | `join` | a node starts that knows of no membership; its id is the next one |
+//! | `change N STEP...` | N, a leader, is asked to `add`, `add-joining`, `promote:X`, `demote:X` or `remove:X` |
+//! | `change N explicitly STEP...` | the same, and the joint phase waits to be left |
+//! | `leave N`, `cancel N` | N is asked to end the joint phase, with the new voters or with the old |
+//! | `transfer N X` | N is asked to hand over to X |
+//! | `snapshot N` | N makes a snapshot of what is committed; the log before the one before it goes |
+//! | `members` | prints each member's newest membership |
 //! | `state` | prints a line for each member |
 //! | `network` | prints each message under way |
 
-use engine::ids::NodeId;
-use engine::raft::{AppendOutcome, Body, LogPosition, RoleName};
+use engine::ids::{LogIndex, NodeId};
+use engine::raft::{
+    AppendOutcome, Body, Change, ChangeRequest, Leave, LogPosition, RoleName, Step,
+};
 use engine::time::Micros;
 use std::collections::{BTreeMap, BTreeSet};
 use tests::group::{Group, Packet};
@@ -78,6 +88,8 @@ impl World {
             ["slow", node] => drop(self.slow.insert(number(node)?)),
             ["fast", node] => drop(self.slow.remove(&number(node)?)),
             ["state"] => return self.state(),
+            ["members"] => return self.members(),
+            ["join"] => drop(self.group()?.join()),
             ["network"] => return Ok(self.group()?.network.iter().map(describe).collect()),
             ["deliver", "all"] => self.deliver_all(None)?,
             ["deliver", "all", "among", ref nodes @ ..] => {
@@ -86,6 +98,10 @@ impl World {
             ["deliver", between] => self.deliver(link(between)?, usize::MAX)?,
             ["deliver", between, count] => self.deliver(link(between)?, number(count)? as usize)?,
             ["tell", between, "append", ref rest @ ..] => self.tell_append(link(between)?, rest)?,
+            ["run", millis] => self.run_on(number(millis)?, None)?,
+            ["run", millis, "among", ref nodes @ ..] => {
+                self.run_on(number(millis)?, Some(numbers(nodes)?))?;
+            }
             ["drop", "all"] => self.group()?.network.clear(),
             ["drop", between] => {
                 let between = link(between)?;
@@ -110,7 +126,11 @@ impl World {
         if node == 0 || node > group.members.len() as u64 {
             return Err(format!("there is no member {node}"));
         }
+        let waits_for_nothing = group.member(node).raft.next_deadline() == Micros::MAX;
         match (*verb, rest) {
+            ("campaign" | "timeout" | "elect", _) if waits_for_nothing => {
+                return Err(format!("member {node} has no deadline"));
+            }
             ("campaign", []) => {
                 group.now = group.now + Micros::from_millis(200);
                 group.time_out(node);
@@ -125,6 +145,17 @@ impl World {
             ("crash", []) => group.kill(node, 0),
             ("crash", ["keeping", count]) => group.kill(node, number(count)? as usize),
             ("restart", []) => group.restart(node),
+            ("snapshot", []) => group.snapshot(node, 150),
+            ("leave", []) => change(group, node, &ChangeRequest::Leave)?,
+            ("cancel", []) => change(group, node, &ChangeRequest::Cancel)?,
+            ("change", ["explicitly", steps @ ..]) => {
+                change(group, node, &request(steps, Leave::Explicit)?)?;
+            }
+            ("change", steps) => change(group, node, &request(steps, Leave::Automatic)?)?,
+            ("transfer", [to]) => {
+                let outcome = group.transfer(node, Some(number(to)?));
+                outcome.map_err(|error| error.to_string())?;
+            }
             _ => return Err(unknown()),
         }
         Ok(())
@@ -157,6 +188,13 @@ impl World {
     fn find(&mut self, between: (u64, u64)) -> Outcome<usize> {
         let found = self.group()?.network.iter().position(|packet| ends(packet) == between);
         found.ok_or(format!("no message from {} to {} is under way", between.0, between.1))
+    }
+
+    fn run_on(&mut self, millis: u64, among: Option<Vec<u64>>) -> Outcome<()> {
+        let group = self.group()?;
+        let everybody = (1..=group.members.len() as u64).collect();
+        group.run_among(&among.unwrap_or(everybody), millis);
+        Ok(())
     }
 
     fn tell_append(&mut self, (from, to): (u64, u64), words: &[&str]) -> Outcome<()> {
@@ -225,6 +263,22 @@ impl World {
         Ok(())
     }
 
+    fn members(&mut self) -> Outcome<Vec<String>> {
+        let list = |nodes: Vec<NodeId>| {
+            let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+            if nodes.is_empty() { "-".into() } else { nodes.join(" ") }
+        };
+        let describe = |member: &tests::group::Member| {
+            let (node, membership) = (member.raft.node(), member.raft.membership());
+            let (new, old) = (membership.incoming().to_vec(), membership.outgoing().to_vec());
+            let outgoing = if old.is_empty() { "".into() } else { format!("  and {}", list(old)) };
+            let learners = list(membership.learners().collect());
+            let index = member.raft.membership_index();
+            format!("{node}  by entry {index}  voters {}{outgoing}  learners {learners}", list(new))
+        };
+        Ok(self.group()?.members.iter().map(describe).collect())
+    }
+
     fn state(&mut self) -> Outcome<Vec<String>> {
         let group = self.group()?;
         let count = group.members.len() as u64;
@@ -234,6 +288,29 @@ impl World {
 
 fn ends(packet: &Packet) -> (u64, u64) {
     (packet.from.0, packet.to.0)
+}
+
+fn change(group: &mut Group, node: u64, request: &ChangeRequest) -> Outcome<()> {
+    if !group.member(node).raft.is_leader() {
+        return Err(format!("member {node} does not lead"));
+    }
+    group.change(node, request).map_err(|error| error.to_string())
+}
+
+fn request(steps: &[&str], leave: Leave) -> Outcome<ChangeRequest> {
+    let step = |word: &&str| {
+        let add = |is_joining| Step::Add { address: String::new(), claim: None, is_joining };
+        match word.split_once(':') {
+            None if *word == "add" => Ok(add(false)),
+            None if *word == "add-joining" => Ok(add(true)),
+            Some(("promote", node)) => Ok(Step::Promote(NodeId(number(node)?))),
+            Some(("demote", node)) => Ok(Step::Demote(NodeId(number(node)?))),
+            Some(("remove", node)) => Ok(Step::Remove(NodeId(number(node)?))),
+            _ => Err(format!("{word:?} is no step of a change")),
+        }
+    };
+    let steps = steps.iter().map(step).collect::<Outcome<_>>()?;
+    Ok(ChangeRequest::Change(Change { steps, leave }))
 }
 
 /// A member in one line.
@@ -247,12 +324,14 @@ fn line(group: &Group, node: u64) -> String {
         RoleName::Candidate => "candidate",
         RoleName::Leader => "leader",
     };
-    let vote = raft.voted_for().map_or("-".into(), |voted| voted.0.to_string());
+    let vote = raft.voted_for().map_or("-".into(), |voted| voted.to_string());
+    let base = raft.base().index;
+    let gone = if base > LogIndex::ZERO { format!("({base} gone) ") } else { String::new() };
     let terms: Vec<String> = group.log(node).iter().map(u64::to_string).collect();
     let (last, durable) = (raft.last_index(), raft.durable_index());
     let tail = if durable < last { format!("  (durable to {durable})") } else { String::new() };
     format!(
-        "{node} {role:<13}  term {}  vote {vote}  commit {}  last {last}  log {}{tail}",
+        "{node} {role:<13}  term {}  vote {vote}  commit {}  last {last}  log {gone}{}{tail}",
         raft.term(),
         raft.commit_index(),
         if terms.is_empty() { "-".into() } else { terms.join(" ") },
@@ -269,7 +348,10 @@ fn describe(packet: &Packet) -> String {
     let what = match &packet.message.body {
         Body::PreVoteRequest { last } => format!("pre-vote? log ends at {}", place(*last)),
         Body::PreVoteResponse { granted } => format!("pre-vote: {}", answer(*granted)),
-        Body::VoteRequest { last, .. } => format!("vote? log ends at {}", place(*last)),
+        Body::VoteRequest { last, is_transfer } => {
+            let order = if *is_transfer { ", by order of the leader" } else { "" };
+            format!("vote? log ends at {}{order}", place(*last))
+        }
         Body::VoteResponse { granted } => format!("vote: {}", answer(*granted)),
         Body::Append { previous, commit, records, .. } => {
             let terms: Vec<String> = records.iter().map(|r| r.term().to_string()).collect();
@@ -282,7 +364,20 @@ fn describe(packet: &Packet) -> String {
         Body::AppendResponse { outcome: AppendOutcome::Rejected { hint, .. }, .. } => {
             format!("refused, may agree to {}", place(*hint))
         }
-        other => format!("{other:?}"),
+        Body::AppendResponse { outcome: AppendOutcome::WantsSnapshot { at_least }, .. } => {
+            format!("wants a snapshot of at least {at_least}")
+        }
+        Body::Snapshot { meta, offset, chunk, .. } => {
+            let end = offset + chunk.len() as u64;
+            format!("snapshot of {}, bytes {offset} to {end} of {}", place(meta.last), meta.bytes)
+        }
+        Body::SnapshotResponse { last, next_offset, .. } => {
+            format!("snapshot of {}: has {next_offset} bytes", place(*last))
+        }
+        Body::TimeoutNow => "campaign now".into(),
+        Body::ReadRequest { .. } => "read?".into(),
+        Body::ReadResponse { index, .. } => format!("read from {index} on"),
+        Body::Removed { membership_index } => format!("you were removed by {membership_index}"),
     };
     format!("{}->{}  term {}  {what}", packet.from, packet.to, packet.message.term)
 }

@@ -1,0 +1,280 @@
+//! A cluster of one, out of what one member of a lost cluster has.
+//!
+//! Owns the copying: the whole log and the newest snapshot, sealed anew for another cluster. Never
+//! writes to the source, and never decides that a quorum is lost: that is a person's to say. Every
+//! record's checksum is bound to its cluster, so nothing of the old members ever passes in the new one,
+//! and two clusters never grow from one. Next: `recovery` for what an interrupted copy leaves.
+
+use super::disk::{Disk, DiskError, DiskOp, FileName, JobId};
+use super::error::StorageError;
+use super::format::Owner;
+use super::recovery::{list_nothing_but, make_first_segment, write_identity};
+use super::store::Store;
+use super::{HardState, Identity, IoId, Persist, Recovered};
+use crate::hlc::Hlc;
+use crate::ids::{LogIndex, NodeId, Term};
+use crate::limits::Limits;
+use crate::raft::{LogPosition, Membership, Reset};
+use crate::record::{ChecksumSeed, EntryKind, RECORD_HEADER_BYTES, Record, RecordBuilder};
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Bytes that are read and written at a time.
+const PIECE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why a lost cluster cannot be rescued from a directory.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RescueError {
+    /// One of the directories cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The node was still receiving the log from a leader.
+    #[error(
+        "this node has a snapshot up to entry {snapshot}, but the log that belongs to it only up to \
+         entry {last}: it was still being brought up to date, and messages would be missing; choose \
+         another member's directory"
+    )]
+    Unfinished {
+        /// The last entry in the snapshot.
+        snapshot: LogIndex,
+        /// The last entry in the log.
+        last: LogIndex,
+    },
+}
+
+impl From<DiskError> for RescueError {
+    fn from(error: DiskError) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+/// What a directory has, for whoever decides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Findings {
+    /// Whose it is.
+    pub identity: Identity,
+    /// Term, vote and known commit index.
+    pub hard_state: HardState,
+    /// The last entry: among several members, take the one with the greatest.
+    pub last: LogPosition,
+    /// The last entry's stamp; that of the snapshot if it is later.
+    pub last_stamp: Hlc,
+    /// The last entry that only the snapshot stands for.
+    pub base: LogIndex,
+    /// The last entry in the newest snapshot; 0 without one.
+    pub snapshot: LogIndex,
+    /// The newest membership that the node has seen.
+    pub membership: Membership,
+}
+
+impl Findings {
+    /// Where the node was reached, as far as it knows.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let own = self.membership.member(self.identity.node);
+        own.map_or_else(|| self.identity.address.clone(), |member| member.address.clone())
+    }
+}
+
+/// One member's directory, opened without writing to it.
+#[derive(Debug)]
+pub struct Rescue<'a, D: Disk> {
+    disk: ReadOnly<'a, D>,
+    store: Store,
+    recovered: Recovered,
+    findings: Findings,
+}
+
+impl<'a, D: Disk> Rescue<'a, D> {
+    /// Reads a directory: its log, with every check of an ordinary start. A torn tail is left out.
+    ///
+    /// # Errors
+    /// As an ordinary start of the node.
+    pub fn open(disk: &'a mut D) -> Result<Self, StorageError> {
+        let mut disk = ReadOnly(disk);
+        let identity = Store::read_identity(&mut disk)?;
+        let (cluster, group, node) = (identity.cluster, identity.group, identity.node);
+        let limits = Limits::default();
+        let (store, recovered) = Store::open(&mut disk, cluster, group, node, &limits)?;
+        let meta = recovered.snapshot.as_ref().map(|snapshot| &snapshot.meta);
+        let in_log = recovered.memberships.last().map(|(_, membership)| membership.clone());
+        let membership = in_log
+            .or_else(|| meta.map(|meta| meta.membership.1.clone()))
+            .unwrap_or_else(|| Membership::founding(identity.members.clone()));
+        let term = recovered.term_runs.last().map_or(Term::ZERO, |(_, term)| *term);
+        let findings = Findings {
+            identity,
+            hard_state: recovered.hard_state,
+            last: LogPosition { term, index: recovered.last_index },
+            last_stamp: meta.map_or(Hlc::ZERO, |meta| meta.stamp).max(recovered.last_stamp),
+            base: recovered.base.index,
+            snapshot: meta.map_or(LogIndex::ZERO, |meta| meta.last.index),
+            membership,
+        };
+        Ok(Self { disk, store, recovered, findings })
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// The id of the one member of the new cluster: none that the old one ever gave out.
+    #[must_use]
+    pub fn next_node(&self) -> NodeId {
+        self.findings.membership.node_last().max(self.findings.identity.node).next()
+    }
+
+    /// Copies everything to an empty directory under a new identity, whose node becomes the only
+    /// member with one last entry. `tell` hears of each entry up to which the copy has come.
+    ///
+    /// The identity is written last: what an interrupted copy leaves is no node's directory.
+    ///
+    /// # Errors
+    /// [`RescueError::Unfinished`]; [`StorageError::NotEmpty`]; [`StorageError::Unreadable`]; a disk
+    /// failed.
+    ///
+    /// # Panics
+    /// If the new identity has the old cluster's id.
+    pub fn copy(
+        &mut self,
+        target: &mut impl Disk,
+        identity: &Identity,
+        mut tell: impl FnMut(LogIndex),
+    ) -> Result<(), RescueError> {
+        assert_ne!(identity.cluster, self.findings.identity.cluster, "a cluster of its own");
+        let (snapshot, last) = (self.findings.snapshot, self.findings.last.index);
+        if snapshot > last {
+            return Err(RescueError::Unfinished { snapshot, last });
+        }
+        list_nothing_but(target, |_| false)?;
+        make_first_segment(target, identity)?;
+        target.perform(&DiskOp::SyncDirectory)?;
+        let owner = Owner::new(identity.cluster, identity.group, identity.node);
+        let mut copy = Copy {
+            store: Store::empty(owner, &Limits::default()),
+            target,
+            io: IoId(0),
+            hard_state: HardState { voted_for: None, ..self.findings.hard_state },
+        };
+        copy.begin(&self.recovered)?;
+        let mut next = self.recovered.base.index.next();
+        while next <= last {
+            let records = self.read(next, last.next())?;
+            next = records.last().map_or(last, Record::index).next();
+            let seal = |record: &Record| seal_anew(owner.record_seed(), identity, record);
+            copy.write(None, records.iter().map(seal).collect())?;
+            tell(next.previous());
+        }
+        copy.finish(self.recovered.snapshot.clone(), self.only_member(identity))?;
+        write_identity(target, identity)?;
+        Ok(())
+    }
+
+    fn read(&mut self, first: LogIndex, end: LogIndex) -> Result<Vec<Record>, RescueError> {
+        let plan = self.store.plan_read(first, end, PIECE_BYTES, JobId(1));
+        let (job, plan) = plan.expect("every entry after the base is in the log");
+        let reads = job.perform(&mut self.disk).result?;
+        Ok(plan.decode(self.store.record_seed(), &reads)?)
+    }
+
+    /// The entry that makes the new node the only member, in a term and at a time after all others.
+    fn only_member(&self, identity: &Identity) -> Record {
+        let founder = vec![(identity.node, identity.address.clone())];
+        let mut builder = RecordBuilder::default();
+        builder.payload_mut().extend(Membership::founding(founder).encode());
+        let seed = ChecksumSeed::of(identity.cluster, identity.group);
+        let index = self.findings.last.index.next();
+        let term = self.findings.hard_state.term.max(self.findings.last.term).next();
+        let stamp = self.findings.last_stamp.next();
+        builder.seal(seed, identity.group, index, term, stamp, EntryKind::Membership)
+    }
+}
+
+fn seal_anew(seed: ChecksumSeed, identity: &Identity, record: &Record) -> Record {
+    let payload = record.payload();
+    let mut builder = RecordBuilder::with_capacity(payload.len());
+    builder.payload_mut().extend_from_slice(payload);
+    let (index, term, hlc, kind) = (record.index(), record.term(), record.hlc(), record.kind());
+    let sealed = builder.seal(seed, identity.group, index, term, hlc, kind);
+    assert_eq!(sealed.bytes().len(), RECORD_HEADER_BYTES + payload.len());
+    sealed
+}
+
+/// A log that is being written, all of it at once.
+struct Copy<'a, D: Disk> {
+    store: Store,
+    target: &'a mut D,
+    io: IoId,
+    hard_state: HardState,
+}
+
+impl<D: Disk> Copy<'_, D> {
+    /// Where the old log does not begin with the first entry, the new one begins with the snapshot.
+    fn begin(&mut self, recovered: &Recovered) -> Result<(), StorageError> {
+        match &recovered.snapshot {
+            Some(snapshot) if recovered.base.index > LogIndex::ZERO => {
+                self.store.save_snapshot(snapshot.clone());
+                let reset = Reset { snapshot: snapshot.meta.last.index, base: recovered.base };
+                self.write(Some(reset), Vec::new())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, reset: Option<Reset>, records: Vec<Record>) -> Result<(), StorageError> {
+        self.io = IoId(self.io.0 + 1);
+        let hard_state = self.hard_state;
+        self.store.persist(Persist { io: self.io, hard_state, reset, records });
+        self.perform_all()
+    }
+
+    fn perform_all(&mut self) -> Result<(), StorageError> {
+        while let Some(job) = self.store.next_write(JobId(1)) {
+            job.perform(self.target).result?;
+            self.store.write_done();
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &mut self,
+        snapshot: Option<crate::raft::Snapshot>,
+        last: Record,
+    ) -> Result<(), StorageError> {
+        self.hard_state.term = last.term();
+        self.write(None, vec![last])?;
+        match snapshot {
+            Some(snapshot) if !self.store.keeps(FileName::Snapshot(snapshot.meta.last.index)) => {
+                self.store.save_snapshot(snapshot);
+                self.perform_all()
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// A disk whose files stay as they are, whatever is asked.
+#[derive(Debug)]
+struct ReadOnly<'a, D>(&'a mut D);
+
+impl<D: Disk> Disk for ReadOnly<'_, D> {
+    fn list(&mut self) -> Result<Vec<(FileName, u64)>, DiskError> {
+        self.0.list()
+    }
+
+    fn perform(&mut self, op: &DiskOp) -> Result<Bytes, DiskError> {
+        match op {
+            DiskOp::Read { .. } => self.0.perform(op),
+            DiskOp::Write { .. }
+            | DiskOp::Truncate { .. }
+            | DiskOp::Sync { .. }
+            | DiskOp::SyncDirectory
+            | DiskOp::Rename { .. }
+            | DiskOp::Delete { .. } => Ok(Bytes::new()),
+        }
+    }
+}
