@@ -4,13 +4,15 @@
 //! durable. Claims: after a power failure the log opens, as it was after the last synced flush or
 //! after the one under way; after a flipped bit it opens as it was after the last or the last but one, or
 //! not at all; whatever else is done to the files, it opens as it once was, or not at all; and what
-//! opens can be read, written and opened again.
+//! opens can be read, written and opened again. A snapshot that is found is one that was handed over,
+//! and the log goes on from it.
 
 use crate::host::{CLUSTER, GROUP};
 use arbitrary::{Arbitrary, Unstructured};
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Term};
 use engine::limits::Limits;
+use engine::raft::{LogPosition, Membership, Reset, Snapshot, SnapshotMeta};
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::storage::disk::{Disk, DiskOp, FileName, Job, JobId, Lane};
 use engine::storage::{HardState, Identity, IoId, Persist, Recovered, StorageError, Store};
@@ -20,6 +22,8 @@ use std::collections::VecDeque;
 const NODE: NodeId = NodeId(1);
 /// Small, so that a few flushes fill a segment.
 const SEGMENT_BYTES_MAX: u64 = 512;
+/// Small, so that every snapshot takes several pieces.
+const PIECE_BYTES_MAX: usize = 96;
 
 #[derive(Arbitrary, Debug)]
 struct Case {
@@ -37,6 +41,27 @@ struct Written {
     payloads: Vec<u8>,
     is_new_term: bool,
     is_flushed: bool,
+    then: Then,
+}
+
+/// What happens besides.
+#[derive(Arbitrary, Debug)]
+enum Then {
+    Nothing,
+    /// A snapshot is made, of the log up to some entries before its end, which needs some before that.
+    Save {
+        back: u8,
+        kept: u8,
+    },
+    /// A leader sends one of more entries than there are, and some of those after its base.
+    Install {
+        ahead: u8,
+        kept: u8,
+        sent: u8,
+    },
+    Purge {
+        back: u8,
+    },
 }
 
 #[derive(Arbitrary, Debug)]
@@ -59,7 +84,26 @@ enum Damage {
 #[derive(Clone, PartialEq, Debug, Default)]
 struct State {
     hard_state: HardState,
+    /// It begins after this.
+    base: LogPosition,
     records: Vec<Record>,
+}
+
+impl State {
+    fn last_index(&self) -> u64 {
+        self.base.index.0 + self.records.len() as u64
+    }
+
+    fn at(&self, index: u64) -> Option<&Record> {
+        let at = index.checked_sub(self.base.index.0 + 1)?;
+        self.records.get(at as usize)
+    }
+
+    /// A place in it, if it is there.
+    fn position(&self, index: LogIndex) -> Option<LogPosition> {
+        let own = self.at(index.0).map(|record| LogPosition { term: record.term(), index });
+        own.or((index == self.base.index).then_some(self.base))
+    }
 }
 
 /// One run over the fuzzer's bytes.
@@ -68,19 +112,20 @@ pub fn run(bytes: &[u8]) {
     let mut log = Log::new();
     for written in case.written.iter().take(64) {
         log.write(written);
+        log.then(&written.then);
         if written.is_flushed {
             log.flush();
         }
     }
     let reached = log.flush_partly(case.operations.into());
-    let Log { mut disk, states, .. } = log;
+    let Log { mut disk, states, snapshots, .. } = log;
     match case.end {
         End::Crash { fates } => {
             let mut fates = fates.iter().copied();
             disk.crash_with(|_, _| fate(fates.next().unwrap_or(0)));
             let opened = open(&mut disk).expect("a power failure makes no log unusable");
             let last_synced = states.len() - if reached { 2 } else { 1 };
-            check_is_one_of(&opened, &states[last_synced..], &disk);
+            check_is_one_of(&opened, &states[last_synced..], &snapshots, &disk);
         }
         End::Flip { file, bit } => {
             // Only what is durable can rot; an unfinished flush is the other case.
@@ -90,6 +135,7 @@ pub fn run(bytes: &[u8]) {
                 check_is_one_of(
                     &opened,
                     &states[states.len().saturating_sub(lost_at_most)..],
+                    &snapshots,
                     &disk,
                 );
             }
@@ -99,7 +145,7 @@ pub fn run(bytes: &[u8]) {
                 damage(&mut disk, damaged);
             }
             if let Ok(opened) = open(&mut disk) {
-                check_is_one_of(&opened, &states, &disk);
+                check_is_one_of(&opened, &states, &snapshots, &disk);
             }
         }
     }
@@ -116,6 +162,11 @@ struct Log {
     waiting: VecDeque<(IoId, State)>,
     /// After each flush.
     states: Vec<State>,
+    snapshots: Vec<Snapshot>,
+    /// The last entry of the newest snapshot: nothing up to it is ever replaced.
+    settled: u64,
+    /// The log that the last installed snapshot was made of.
+    leader: State,
 }
 
 impl Log {
@@ -127,37 +178,96 @@ impl Log {
         let (store, _) = open(&mut disk).expect("it was just made");
         let states = vec![State::default()];
         let (present, waiting) = (State::default(), VecDeque::new());
-        Self { disk, store, jobs: 0, term: Term(1), present, waiting, states }
+        Self {
+            disk,
+            store,
+            jobs: 0,
+            term: Term(1),
+            present,
+            waiting,
+            states,
+            snapshots: Vec::new(),
+            settled: 0,
+            leader: State::default(),
+        }
     }
 
     fn write(&mut self, written: &Written) {
         if written.is_new_term {
             self.term = self.term.next();
         }
-        let kept = self.present.records.len().saturating_sub(usize::from(written.replaced));
-        let kept = if written.payloads.is_empty() { self.present.records.len() } else { kept };
-        let new = written.payloads.iter().take(8).enumerate();
-        let new: Vec<Record> =
-            new.map(|(at, payload)| self.seal(kept + at + 1, *payload)).collect();
-        self.present.records.truncate(kept);
-        self.present.records.extend(new.iter().cloned());
-        self.present.hard_state = HardState {
-            term: self.term,
-            voted_for: written.is_new_term.then_some(NODE),
-            commit: LogIndex(kept as u64),
+        let last = self.present.last_index();
+        let replaced_from = last.saturating_sub(written.replaced.into()).max(self.settled);
+        let kept = if written.payloads.is_empty() { last } else { replaced_from.min(last) };
+        let new: Vec<Record> = if last < self.settled {
+            // What the snapshot stands for already comes as it was.
+            self.leader.at(last + 1).into_iter().cloned().collect()
+        } else {
+            let new = written.payloads.iter().take(8).zip(kept + 1..);
+            new.map(|(payload, index)| self.seal(index, *payload)).collect()
         };
+        self.present.records.truncate((kept - self.present.base.index.0) as usize);
+        self.persist(None, kept, new);
+    }
+
+    fn persist(&mut self, reset: Option<Reset>, commit: u64, new: Vec<Record>) {
+        self.present.records.extend(new.iter().cloned());
         self.jobs += 1;
+        // The vote tells one persist from every other.
+        let voted_for = Some(NodeId(self.jobs));
+        self.present.hard_state =
+            HardState { term: self.term, voted_for, commit: LogIndex(commit) };
         let (io, hard_state) = (IoId(self.jobs), self.present.hard_state);
-        self.store.persist(Persist { io, hard_state, reset: None, records: new });
+        self.store.persist(Persist { io, hard_state, reset, records: new });
         self.store.check_invariants();
         self.waiting.push_back((io, self.present.clone()));
     }
 
-    fn seal(&self, index: usize, payload: u8) -> Record {
+    fn then(&mut self, then: &Then) {
+        let last = self.present.last_index();
+        match then {
+            Then::Nothing => {}
+            Then::Save { back, kept } => {
+                let index = last.saturating_sub(u64::from(back % 8));
+                if index > self.settled {
+                    let snapshot = snapshot(&self.present, index, (*kept % 8).into());
+                    self.save(snapshot);
+                }
+            }
+            Then::Install { ahead, kept, sent } => {
+                self.term = self.term.next();
+                let end = last.max(self.settled) + 1 + u64::from(ahead % 8);
+                let records = (1..=end).map(|index| self.seal(index, 3)).collect();
+                self.leader = State { records, ..State::default() };
+                let snapshot = snapshot(&self.leader, end, (*kept % 8).into());
+                let base = snapshot.meta.base;
+                self.save(snapshot);
+                self.present = State { base, ..State::default() };
+                let first = base.index.0 + 1;
+                let sent = (first..first + u64::from(sent % 8)).map_while(|at| self.leader.at(at));
+                let sent = sent.cloned().collect();
+                let reset = Reset { snapshot: LogIndex(end), base };
+                self.persist(Some(reset), base.index.0, sent);
+            }
+            Then::Purge { back } => {
+                let first = self.settled.saturating_sub((*back).into()) + 1;
+                self.store.purge(LogIndex(first));
+                self.store.check_invariants();
+            }
+        }
+    }
+
+    fn save(&mut self, snapshot: Snapshot) {
+        self.settled = snapshot.meta.last.index.0;
+        self.snapshots.push(snapshot.clone());
+        self.store.save_snapshot(snapshot);
+    }
+
+    fn seal(&self, index: u64, payload: u8) -> Record {
         let mut builder = RecordBuilder::default();
         builder.payload_mut().extend(std::iter::repeat_n(payload, payload.into()));
         let seed = ChecksumSeed::of(CLUSTER, GROUP);
-        let index = LogIndex(index as u64);
+        let index = LogIndex(index);
         builder.seal(seed, GROUP, index, self.term, Hlc(index.0), EntryKind::Commands)
     }
 
@@ -175,28 +285,57 @@ impl Log {
     }
 
     /// Performs the first operations of one more flush, and says whether there was one. What it would
-    /// have made durable is the last state then.
+    /// have made durable is the last state then. A job without a flush makes no state durable.
     fn flush_partly(&mut self, operations: usize) -> bool {
         let Some(job) = self.next_flush() else { return false };
         for op in job.ops.iter().take(operations) {
             self.disk.perform(op).expect("the disk works");
         }
-        self.note_flush();
-        true
+        self.note_flush()
     }
 
-    fn note_flush(&mut self) {
-        let io = self.store.write_done().io.expect("it was a flush");
+    fn note_flush(&mut self) -> bool {
+        let written = self.store.write_done();
         self.store.check_invariants();
+        let Some(io) = written.io else { return false };
         let flushed = self.waiting.iter().position(|(waiting, _)| *waiting == io);
         let flushed = flushed.expect("a flush ends with a persist that was waiting");
         let (_, state) = self.waiting.drain(..=flushed).next_back().expect("at least that one");
         self.states.push(state);
+        true
     }
 }
 
+/// The snapshot that a node with this log makes, which needs `kept` entries before its end.
+fn snapshot(log: &State, last: u64, kept: u64) -> Snapshot {
+    let base = LogIndex(last.saturating_sub(kept).max(log.base.index.0));
+    let position = |index| log.position(index).expect("within the log");
+    let mut term_runs: Vec<(LogIndex, Term)> = Vec::new();
+    for index in (base.0.max(1)..=last).map(LogIndex) {
+        let term = position(index).term;
+        if term_runs.last().is_none_or(|(_, run)| *run != term) {
+            term_runs.push((index, term));
+        }
+    }
+    let state = vec![last as u8; 70];
+    let meta = SnapshotMeta {
+        last: position(LogIndex(last)),
+        stamp: Hlc(last),
+        base: position(base),
+        term_runs,
+        membership: (LogIndex::ZERO, Membership::new(vec![NODE])),
+        bytes: state.len() as u64,
+        checksum: ChecksumSeed(0).checksum(&state),
+    };
+    Snapshot { meta, bytes: state.into() }
+}
+
 fn open(disk: &mut SimDisk) -> Result<(Store, Recovered), StorageError> {
-    let limits = Limits { segment_bytes_max: SEGMENT_BYTES_MAX, ..Limits::default() };
+    let limits = Limits {
+        segment_bytes_max: SEGMENT_BYTES_MAX,
+        snapshot_chunk_bytes_max: PIECE_BYTES_MAX,
+        ..Limits::default()
+    };
     Store::open(disk, CLUSTER, GROUP, NODE, &limits)
 }
 
@@ -252,17 +391,35 @@ fn pick(disk: &mut SimDisk, which: u8) -> Option<(FileName, Vec<u8>)> {
 }
 
 /// The opened log is one that was, it reads back byte for byte, and it goes on from there.
-fn check_is_one_of(opened: &(Store, Recovered), allowed: &[State], disk: &SimDisk) {
+fn check_is_one_of(
+    opened: &(Store, Recovered),
+    allowed: &[State],
+    snapshots: &[Snapshot],
+    disk: &SimDisk,
+) {
     let (store, recovered) = opened;
     store.check_invariants();
     let mut disk = disk.clone();
-    let records: Vec<Record> =
-        (1..=recovered.last_index.0).map(|index| read(store, &mut disk, LogIndex(index))).collect();
-    let found = State { hard_state: recovered.hard_state, records };
-    assert!(allowed.contains(&found), "the log opened as it never was: {found:?}");
-    let last_stamp = found.records.last().map_or(Hlc::ZERO, Record::hlc);
-    assert_eq!(recovered.last_stamp, last_stamp);
-    for record in &found.records {
+    let base = recovered.base.index;
+    let records: Vec<Record> = (base.0 + 1..=recovered.last_index.0)
+        .map(|index| read(store, &mut disk, LogIndex(index)))
+        .collect();
+    let is_it = |state: &&State| {
+        let kept = base.0.checked_sub(state.base.index.0).map(|gone| gone as usize);
+        state.hard_state == recovered.hard_state
+            && state.position(base) == Some(recovered.base)
+            && kept.and_then(|kept| state.records.get(kept..)) == Some(&records)
+    };
+    let found = allowed.iter().find(is_it);
+    assert!(found.is_some(), "the log opened as it never was: {recovered:?}");
+    match &recovered.snapshot {
+        Some(snapshot) => {
+            assert!(snapshots.contains(snapshot), "a snapshot that nobody made");
+            assert!(base <= snapshot.meta.last.index, "entries are missing after the snapshot");
+        }
+        None => assert_eq!(base, LogIndex::ZERO, "nothing stands for the log's beginning"),
+    }
+    for record in &records {
         let run = recovered.term_runs.iter().rfind(|(first, _)| *first <= record.index());
         assert_eq!(run.map(|(_, term)| *term), Some(record.term()), "term_runs are wrong");
     }
