@@ -356,6 +356,9 @@ impl Group {
     pub fn snapshot(&mut self, node: u64, bytes: usize) {
         let Member { raft, image, shadow, .. } = self.member(node);
         let last = raft.commit_index().min(raft.durable_index());
+        if raft.snapshot().map_or(0, |meta| meta.last.index.0) >= last.0 {
+            return;
+        }
         let stamp = shadow.read(last, 1).first().map_or(Hlc::ZERO, engine::record::Record::hlc);
         // Equal on all members that snapshot at the same entry.
         let state = vec![last.0 as u8; bytes];
@@ -394,6 +397,10 @@ impl Group {
 
     /// The member's next deadline passes. Time is one for all here.
     pub fn time_out(&mut self, node: u64) {
+        if self.member(node).raft.next_deadline() == Micros::MAX {
+            // Whoever never campaigns has no timer.
+            return;
+        }
         self.now = self.now.max(self.member(node).raft.next_deadline());
         self.act_with_timers(node, true, |_, _, _| {});
     }
@@ -420,6 +427,10 @@ impl Group {
     /// The `packet`th message under way arrives; at a member that is down it is lost.
     pub fn deliver(&mut self, packet: usize) {
         let Packet { from, to, message } = self.network.remove(packet);
+        if to.0 > self.members.len() as u64 {
+            // An id that was given out to a node that has not started.
+            return;
+        }
         self.act(to.0, |raft, now, out| raft.on_message(from, message, now, out));
     }
 

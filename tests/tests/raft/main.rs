@@ -3,7 +3,9 @@
 
 use engine::api::Token;
 use engine::ids::{LogIndex, NodeId, Term};
-use engine::raft::{AppendOutcome, Body, LogPosition, Message, RoleName};
+use engine::raft::{
+    AppendOutcome, Body, Change, ChangeRequest, Leave, LogPosition, Message, RoleName,
+};
 use proptest::prelude::*;
 use tests::group::{self, Group};
 use tests::image::record;
@@ -360,6 +362,30 @@ enum Step {
     Flush(u64, usize),
     Crash(u64, usize),
     Read(u64),
+    Snapshot(u64),
+    Transfer(u64, u64),
+    Join,
+    Change(u64, ChangeRequest),
+}
+
+/// A change of one or two steps, legal or not.
+fn change(members: u64) -> impl Strategy<Value = ChangeRequest> {
+    let node = move || (1..=members).prop_map(NodeId);
+    let step = prop_oneof![
+        1 => any::<bool>().prop_map(|is_joining| {
+            engine::raft::Step::Add { address: String::new(), claim: None, is_joining }
+        }),
+        1 => node().prop_map(engine::raft::Step::Promote),
+        1 => node().prop_map(engine::raft::Step::Demote),
+        1 => node().prop_map(engine::raft::Step::Remove),
+    ];
+    let leave = prop_oneof![Just(Leave::Automatic), Just(Leave::Explicit)];
+    prop_oneof![
+        6 => (prop::collection::vec(step, 1..3), leave)
+            .prop_map(|(steps, leave)| ChangeRequest::Change(Change { steps, leave })),
+        1 => Just(ChangeRequest::Leave),
+        1 => Just(ChangeRequest::Cancel),
+    ]
 }
 
 fn step(members: u64) -> impl Strategy<Value = Step> {
@@ -373,6 +399,10 @@ fn step(members: u64) -> impl Strategy<Value = Step> {
         6 => (node(), 1..4_usize).prop_map(|(node, count)| Step::Flush(node, count)),
         1 => (node(), 0..4_usize).prop_map(|(node, kept)| Step::Crash(node, kept)),
         1 => node().prop_map(Step::Read),
+        1 => node().prop_map(Step::Snapshot),
+        1 => (node(), node()).prop_map(|(node, to)| Step::Transfer(node, to)),
+        1 => Just(Step::Join),
+        2 => (node(), change(members)).prop_map(|(node, change)| Step::Change(node, change)),
     ]
 }
 
@@ -388,6 +418,21 @@ fn perform(group: &mut Group, step: &Step, token: u64) {
         Step::Flush(node, count) => group.flush(*node, *count),
         Step::Crash(node, kept) => group.crash(*node, *kept),
         Step::Read(node) => group.read(*node, token),
+        Step::Snapshot(node) => group.snapshot(*node, 150),
+        // A node starts; whether its id is given out is another matter.
+        Step::Join if group.members.len() < 7 => drop(group.join()),
+        Step::Join => {}
+        Step::Change(node, change) => {
+            if group.member(*node).raft.is_leader() {
+                let _ = group.change(*node, change);
+            }
+        }
+        Step::Transfer(node, to) => {
+            // Whether it can be, and comes about, is for the leader and the schedule to decide.
+            if group.member(*node).raft.is_leader() {
+                let _ = group.transfer(*node, Some(*to));
+            }
+        }
     }
 }
 
@@ -400,14 +445,21 @@ proptest! {
     #[test]
     fn safety_holds_under_every_schedule_and_progress_returns(
         members in 1..=5_u64,
-        steps in prop::collection::vec(step(5), 1..600),
+        steps in prop::collection::vec(step(7), 1..600),
     ) {
         let mut group = Group::new(members);
         for (token, step) in steps.iter().enumerate() {
-            let is_present = |node: u64| node <= members;
+            let is_present = |node: u64| node <= group.members.len() as u64;
             let concerns = match step {
-                Step::TimeOut(n) | Step::Propose(n) | Step::Flush(n, _) | Step::Crash(n, _) | Step::Read(n) => is_present(*n),
-                Step::Deliver(_) | Step::Drop(_) | Step::Duplicate(_) => true,
+                Step::TimeOut(n)
+                | Step::Propose(n)
+                | Step::Flush(n, _)
+                | Step::Crash(n, _)
+                | Step::Read(n)
+                | Step::Snapshot(n)
+                | Step::Transfer(n, _)
+                | Step::Change(n, _) => is_present(*n),
+                Step::Deliver(_) | Step::Drop(_) | Step::Duplicate(_) | Step::Join => true,
             };
             if concerns {
                 perform(&mut group, step, token as u64);
@@ -433,8 +485,13 @@ fn heal(group: &mut Group) {
         group.time_out(leader);
         group.settle();
     }
-    let last = group.member(leader).raft.last_index();
-    for node in 1..=count {
-        assert_eq!(group.member(node).raft.commit_index(), last, "member {node} has caught up");
+    let raft = &group.member(leader).raft;
+    let (last, membership) = (raft.last_index(), raft.membership().clone());
+    for member in membership.members() {
+        // Ids may have been given to nodes that never started.
+        if member.node.0 <= group.members.len() as u64 {
+            let commit = group.member(member.node.0).raft.commit_index();
+            assert_eq!(commit, last, "member {} has caught up", member.node);
+        }
     }
 }
