@@ -308,6 +308,12 @@ fn a_lease_is_given_up_with_a_transfer_or_a_bad_clock() {
     assert_eq!((solo.transfers_ended.len(), solo.reads.len()), (1, 1));
     solo.read(2);
     assert_eq!(solo.reads.len(), 1, "member 2 may still be told late");
+    // Before the target is told, too.
+    let mut solo = leaseholder(0);
+    solo.propose();
+    assert_eq!(solo.transfer(Some(2)), Ok(Some(2)));
+    solo.read(1);
+    assert_eq!(solo.reads, []);
     let mut solo = leaseholder(0);
     solo.raft.set_handicap(Handicap { is_clock_bad: true, ..Handicap::default() });
     solo.read(1);
