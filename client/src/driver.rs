@@ -114,6 +114,8 @@ pub(crate) struct Driver {
     events: Vec<PeerEvent>,
     intake: Vec<CommandCall>,
     is_news: bool,
+    /// A node has answered since the start.
+    has_answer: bool,
     handles_gone: bool,
 }
 
@@ -152,6 +154,7 @@ impl Driver {
             events: Vec::new(),
             intake: Vec::new(),
             is_news: false,
+            has_answer: false,
             handles_gone: false,
         };
         (driver, ports)
@@ -181,7 +184,10 @@ impl Driver {
 
     fn on_event(&mut self, now: Instant, event: PeerEvent) {
         match event {
-            PeerEvent::Up { welcome } => self.on_view(now, welcome.view),
+            PeerEvent::Up { welcome } => {
+                self.has_answer = true;
+                self.on_view(now, welcome.view);
+            }
             PeerEvent::Down { link } => self.on_down(now, link),
             PeerEvent::Frame { link, node, frame } => {
                 let taken = read_server_frame(&frame).map_err(|error| error.to_string());
@@ -634,7 +640,8 @@ impl Driver {
         let own = |(address, trouble): (&str, &str)| (address.to_owned(), trouble.to_owned());
         let news = Published {
             cluster: Cluster {
-                cluster: self.peers.cluster(),
+                // One that the user named is known before anybody has answered.
+                cluster: self.peers.cluster().filter(|_| self.has_answer),
                 leader,
                 term: self.leadership.term(),
                 nodes,

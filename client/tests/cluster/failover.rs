@@ -231,8 +231,12 @@ async fn nobody_home_is_an_error_that_names_each_address() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let options = Options { connect_timeout: Duration::from_millis(50), ..Options::default() };
-    let error = client::Client::connect(std::slice::from_ref(&address), options).await.unwrap_err();
-    assert_eq!(error.attempts[0].0, address);
-    assert!(error.attempts[0].1.contains("refused"), "{error}");
+    for cluster in [None, Some(engine::ids::ClusterId([7; 16]))] {
+        let connect_timeout = Duration::from_millis(50);
+        let options = Options { connect_timeout, cluster, ..Options::default() };
+        let addresses = std::slice::from_ref(&address);
+        let error = client::Client::connect(addresses, options).await.unwrap_err();
+        assert_eq!(error.attempts[0].0, address);
+        assert!(error.attempts[0].1.contains("refused"), "{error}");
+    }
 }

@@ -2,8 +2,8 @@
 
 use crate::support::{Cluster, PATIENCE, complaint, free_addresses, run};
 use crate::{Promised, assert_kept, block_on, enqueue, receive_all, settle};
-use client::{CallError, Changed, Client, ReadFrom, Rejected};
-use engine::ids::{ClusterId, GroupId, NodeId};
+use client::{CallError, Changed, Client, NewMessage, ReadFrom, Rejected};
+use engine::ids::{ClusterId, GroupId, LogIndex, NodeId};
 use engine::raft::{Change, ChangeError, ChangeRequest, Step};
 use engine::storage::{Identity, Store};
 use node::DiskPort;
@@ -201,6 +201,41 @@ fn a_reserved_place_is_taken_by_the_first_node_that_comes() {
         cluster.join_at(address);
         let members = client.members().await.unwrap();
         assert_eq!(members.membership.incoming(), [NodeId(1), NodeId(2)]);
+    });
+}
+
+/// Sends and receives until the node's log does not begin with its first entry any more.
+async fn outgrow_the_log(client: &Client, node: NodeId) {
+    let start = Instant::now();
+    while client.status(node).await.unwrap().first_index <= LogIndex(1) {
+        let message = |_| NewMessage::to(crate::QUEUE).body(vec![7; 500_000]);
+        for message in (0..20).map(message) {
+            client.send(message).await.unwrap();
+        }
+        receive_all(client).await;
+        assert!(start.elapsed() < PATIENCE, "the log is never cut");
+    }
+}
+
+#[test]
+fn a_node_that_joins_after_the_log_was_cut_gets_a_snapshot_and_votes_on() {
+    block_on(async {
+        // Messages are forgotten, and log is cut, as soon as these allow it.
+        let flags = ["--snapshot-log-bytes=1MiB", "--segment-bytes-max=20MiB", "--dedup-window=1s"];
+        let mut cluster = Cluster::start(1, &flags);
+        let client = cluster.connect().await;
+        outgrow_the_log(&client, NodeId(1)).await;
+        let mut promised = Promised::new();
+        settle(&mut enqueue(&client, 300).await, 300, &mut promised).await;
+        for node in [2, 3].map(NodeId) {
+            assert_eq!(cluster.begin_to_join(&flags), node);
+            cluster.process(node).wait_for_line("installed a snapshot");
+            cluster.process(node).wait_for_line(&format!("promoted: node {node} "));
+        }
+        cluster.kill(NodeId(1));
+        // The first client's session may have ended: with this window it lasts for a second.
+        let client = cluster.connect().await;
+        assert_kept(&promised, &receive_all(&client).await);
     });
 }
 
