@@ -130,7 +130,9 @@ impl Raft {
         let (base, last_index) = (self.log.base().index, self.log.last_index());
         let election_timeout = self.settings.election_timeout;
         let Some(progress) = self.on_response(from, round, standing, now) else { return };
+        let is_outdated = round < progress.trusted_from_round;
         match outcome {
+            AppendOutcome::Matched { .. } | AppendOutcome::WantsSnapshot { .. } if is_outdated => {}
             AppendOutcome::Matched { match_index } if match_index <= last_index => {
                 progress.on_matched(match_index, base);
                 progress.note_catch_up(last_index, election_timeout, now);

@@ -60,6 +60,8 @@ pub(super) struct Progress {
     pub(super) has_responded: bool,
     /// The latest read round that it confirmed.
     pub(super) confirmed_round: u64,
+    /// What it said of its log in earlier rounds is true no more: its disk has lost what it matched.
+    pub(super) trusted_from_round: u64,
     /// Whether entries for it are being read from the disk.
     pub(super) is_fetching: bool,
     /// What it says of itself.
@@ -172,6 +174,7 @@ impl Progress {
             responded_at: now,
             has_responded: false,
             confirmed_round: 0,
+            trusted_from_round: 0,
             is_fetching: false,
             standing: Standing { priority: 0, is_fit: false },
             catch_up: CatchUp::default(),

@@ -137,11 +137,16 @@ impl Raft {
         if self.snapshot.as_ref().is_none_or(|meta| meta.last.index < at_least) {
             return out.push(Output::WantSnapshot { at_least });
         }
-        let Some(progress) = self.progress_mut(from) else { return };
+        let Role::Leader(role) = &mut self.role else { return };
+        let next_round = role.reads.round + 1;
+        let Some(progress) = role.progress_mut(from) else { return };
         if !matches!(&progress.flow, Flow::Snapshot(sending) if sending.meta.last.index >= at_least)
         {
-            // What it had matched, it has no more.
+            // What it had matched, it has no more, and late answers may still say that it has: only
+            // those count that have heard of a round which begins now.
             progress.match_index = LogIndex::ZERO;
+            progress.trusted_from_round = next_round;
+            role.reads.round = next_round;
             self.begin_snapshot(from, now);
         }
     }

@@ -6,8 +6,8 @@ use engine::raft::{FlowStatus, Membership, RoleName, Snapshot};
 use tests::group::{Group, settings};
 use tests::image::records;
 use tests::messages::{
-    append, matched, piece, piece_response, position, pre_vote_request, pre_vote_response,
-    rejected, vote_request, vote_response, wants_snapshot,
+    append, matched, matched_in_round, piece, piece_response, position, pre_vote_request,
+    pre_vote_response, rejected, vote_request, vote_response, wants_snapshot,
 };
 use tests::solo::Solo;
 
@@ -378,6 +378,21 @@ fn a_leader_serves_a_follower_that_asks_for_a_snapshot() {
     solo.hear(2, piece_response(2, position(2, 3), 100));
     solo.hear(2, wants_snapshot(2, 3));
     assert!(matches!(flow(&solo), FlowStatus::Snapshot { received: 100, .. }));
+}
+
+/// What a follower matched before its log was damaged, and what of it comes late, counts for nothing.
+#[test]
+fn a_late_match_from_before_the_damage_counts_for_nothing() {
+    let mut solo = Solo::replicating(3, 2, &[1, 1]);
+    solo.snapshot(BYTES);
+    solo.hear(2, wants_snapshot(2, 3));
+    assert_eq!(solo.matched()[0], (2, 0));
+    solo.hear(2, matched(2, 3));
+    assert_eq!(solo.matched()[0], (2, 0), "said before");
+    assert!(matches!(flow(&solo), FlowStatus::Snapshot { .. }));
+    solo.hear(2, matched_in_round(2, 3, 1));
+    assert_eq!(solo.matched()[0], (2, 3), "said after the snapshot was offered");
+    assert_eq!(flow(&solo), FlowStatus::Replicate);
 }
 
 /// §7 in a group: a member that was away while the log went gets the snapshot, the rest as entries, and
