@@ -274,6 +274,7 @@ impl Group {
             }
             Body::VoteResponse { granted: false }
             | Body::AppendResponse { outcome: AppendOutcome::Rejected { .. }, .. }
+            | Body::AppendResponse { outcome: AppendOutcome::StaleTerm, .. }
             | Body::Append { .. }
             | Body::AppendResponse { outcome: AppendOutcome::WantsSnapshot { .. }, .. }
             | Body::PreVoteRequest { .. }

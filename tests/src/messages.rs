@@ -79,6 +79,12 @@ pub fn matched_by(term: u64, index: u64, standing: Standing) -> Message {
     Message { term: Term(term), body: Body::AppendResponse { round: 0, standing, outcome } }
 }
 
+/// The append that is answered was of an earlier term.
+#[must_use]
+pub fn stale_term(term: u64) -> Message {
+    append_response(term, AppendOutcome::StaleTerm)
+}
+
 /// A follower needs a snapshot of at least `at_least`.
 #[must_use]
 pub fn wants_snapshot(term: u64, at_least: u64) -> Message {

@@ -376,6 +376,7 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         index().prop_map(|match_index| AppendOutcome::Matched { match_index }),
         (index(), log_position())
             .prop_map(|(previous_index, hint)| AppendOutcome::Rejected { previous_index, hint }),
+        Just(AppendOutcome::StaleTerm),
         index().prop_map(|at_least| AppendOutcome::WantsSnapshot { at_least }),
     ];
     let body = prop_oneof![

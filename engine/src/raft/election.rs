@@ -84,6 +84,7 @@ impl Raft {
             out.push(Output::ReadsFailed { tokens });
         }
         self.term = self.term.next();
+        self.forget_validation();
         self.voted_for = Some(self.settings.node);
         self.hard_state_io = self.log.next_io();
         let election_at = self.draw_election_deadline(now);

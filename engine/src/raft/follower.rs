@@ -40,8 +40,7 @@ impl Raft {
             Ok(was_news) => was_news,
             Err(Implausible) => return,
         };
-        let Role::Follower(role) = &mut self.role else { unreachable!("made one above") };
-        role.validated_index = role.validated_index.max(last_new);
+        self.validated_index = self.validated_index.max(last_new);
         // Only up to the last entry that this append validated: what follows in our log may still
         // differ from the leader's (§5.3, Figure 2, AppendEntries step 5).
         self.commit_index = self.commit_index.max(commit.min(last_new));
@@ -118,8 +117,8 @@ impl Raft {
 
     fn truncate_from(&mut self, index: LogIndex, out: &mut Vec<Output>) {
         self.log.truncate_from(index);
+        self.validated_index = self.validated_index.min(index.previous());
         if let Role::Follower(role) = &mut self.role {
-            role.validated_index = role.validated_index.min(index.previous());
             role.reported_index = role.reported_index.min(index.previous());
         }
         out.push(Output::Truncated { from: index });
@@ -143,7 +142,7 @@ impl Raft {
     pub(super) fn answer_append(&mut self, leader: NodeId, out: &mut Vec<Output>) {
         let durable_index = self.log.durable_index();
         let Role::Follower(role) = &mut self.role else { return };
-        let match_index = role.validated_index.min(durable_index);
+        let match_index = self.validated_index.min(durable_index);
         role.reported_index = role.reported_index.max(match_index);
         self.respond_to_append(leader, AppendOutcome::Matched { match_index }, out);
     }
@@ -153,7 +152,7 @@ impl Raft {
         let durable_index = self.log.durable_index();
         let Role::Follower(role) = &self.role else { return };
         let Some(leader) = role.leader else { return };
-        if role.validated_index.min(durable_index) > role.reported_index {
+        if self.validated_index.min(durable_index) > role.reported_index {
             self.answer_append(leader, out);
         }
     }

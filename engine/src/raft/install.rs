@@ -91,6 +91,11 @@ impl Raft {
         if let Some(at_least) = self.damaged_to {
             return meta.last.index >= at_least;
         }
+        // What the leader was told in this term must stay true: to begin the log anew at a place before
+        // it would take back what the leader counts on.
+        if self.validated_index >= meta.base.index && self.log.last_index() >= meta.base.index {
+            return false;
+        }
         let is_newer = meta.last.index > self.commit_index;
         // An older state is of use if the log between the two is gone where it comes from.
         let bridges_a_gap = self.log.last_index() < meta.base.index;
@@ -101,9 +106,7 @@ impl Raft {
     fn catch_up_with(&mut self, from: NodeId, meta: &SnapshotMeta, out: &mut Vec<Output>) {
         if self.damaged_to.is_none() && self.log.matches(meta.last) {
             self.commit_index = self.commit_index.max(meta.last.index);
-            if let Role::Follower(role) = &mut self.role {
-                role.validated_index = role.validated_index.max(meta.last.index);
-            }
+            self.validated_index = self.validated_index.max(meta.last.index);
         }
         self.incoming = None;
         self.answer_append(from, out);
@@ -115,8 +118,8 @@ impl Raft {
         let Incoming { meta, bytes } = incoming;
         let base = meta.base;
         self.damaged_to = None;
+        self.validated_index = base.index;
         if let Role::Follower(role) = &mut self.role {
-            role.validated_index = base.index;
             role.reported_index = LogIndex::ZERO;
         }
         match &self.snapshot {

@@ -138,6 +138,7 @@ impl Raft {
                 progress.note_catch_up(last_index, election_timeout, now);
                 self.advance_commit();
             }
+            AppendOutcome::StaleTerm => {}
             // Nobody can match more than there is: forged or damaged.
             AppendOutcome::Matched { .. } => return,
             AppendOutcome::Rejected { previous_index, hint } => {

@@ -18,6 +18,11 @@ use bincode::{Decode, Encode};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
 pub struct Claim(pub [u8; 16]);
 
+impl Claim {
+    /// The claim of whoever needed none, since the cluster began with it.
+    pub const FOUNDER: Self = Self([0; 16]);
+}
+
 /// A node that gets the log.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Encode, Decode)]
 pub struct Member {
@@ -25,7 +30,7 @@ pub struct Member {
     pub node: NodeId,
     /// Where the others and the clients reach it; opaque to the engine, and different for each.
     pub address: String,
-    /// Who took this place; `None` for founders, and for places that nobody has taken yet.
+    /// Who took this place; `None` while nobody has.
     pub claim: Option<Claim>,
     /// A learner that the leader makes a voter as soon as it has caught up.
     pub is_joining: bool,
@@ -181,7 +186,8 @@ impl Membership {
         founders.dedup_by_key(|(node, _)| *node);
         assert!(founders.len() <= MEMBERS_MAX);
         let voters: Vec<NodeId> = founders.iter().map(|(node, _)| *node).collect();
-        let member = |(node, address)| Member { node, address, claim: None, is_joining: false };
+        let claim = Some(Claim::FOUNDER);
+        let member = |(node, address)| Member { node, address, claim, is_joining: false };
         Self {
             node_last: voters.last().copied().unwrap_or_default(),
             members: founders.into_iter().map(member).collect(),
@@ -364,12 +370,8 @@ impl Membership {
         // Members without addresses are never the same.
         let holder = self.members.iter_mut().find(|m| !address.is_empty() && m.address == address);
         if let Some(holder) = holder {
-            let is_open = holder.claim.is_none() && !self.voters.contains(&holder.node);
-            if is_open && claim.is_some() {
+            if holder.claim.is_none() || holder.claim == claim {
                 holder.claim = claim;
-                return Ok(());
-            }
-            if holder.claim == claim && !(claim.is_none() && self.voters.contains(&holder.node)) {
                 return Ok(());
             }
             let (address, node) = (address.into(), holder.node);

@@ -142,6 +142,9 @@ pub enum AppendOutcome {
         /// (§5.3, last paragraphs): the logs can only agree at or before it.
         hint: LogPosition,
     },
+    /// The append is of an earlier term than the answer, and tells nothing of the logs. Whoever leads in
+    /// the answer's term must not take it for a refusal of its own.
+    StaleTerm,
     /// The follower knows that its log is damaged, and asks for a snapshot of at least all that it
     /// ever vouched for.
     WantsSnapshot {

@@ -167,6 +167,9 @@ pub struct Raft {
     hard_state_io: IoId,
     log: Log,
     commit_index: LogIndex,
+    /// Our log equals that of this term's leader up to here, not necessarily durably. Of the term and
+    /// not of the role: what was said of it in this term stays said.
+    validated_index: LogIndex,
     /// The newest snapshot that is saved here, or on its way to the disk before anything else.
     snapshot: Option<SnapshotMeta>,
     /// A snapshot that the leader sends, as far as it has come.
@@ -202,8 +205,8 @@ impl Hash for Raft {
         (settings.node, term, voted_for, hard_state_io, log, commit_index).hash(state);
         let Self { snapshot, incoming, damaged_to, removed_at, handicap, is_fit, .. } = self;
         (snapshot, incoming, damaged_to, removed_at, handicap, is_fit).hash(state);
-        let Self { read_id, role, withheld, .. } = self;
-        (read_id, role, withheld).hash(state);
+        let Self { validated_index, read_id, role, withheld, .. } = self;
+        (validated_index, read_id, role, withheld).hash(state);
     }
 }
 
@@ -223,6 +226,7 @@ impl Raft {
             log: Log::new(settings.founding.clone(), recovered),
             // A snapshot is of committed entries, also while the log has yet to grow up to it.
             commit_index: in_log.max(in_snapshot),
+            validated_index: in_log,
             snapshot: recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),
             incoming: None,
             damaged_to: None,
@@ -233,7 +237,6 @@ impl Raft {
                 leader: None,
                 leader_heard_at: None,
                 election_at: now,
-                validated_index: LogIndex::ZERO,
                 reported_index: LogIndex::ZERO,
                 round_heard: 0,
                 reads: ForwardedReads::default(),
@@ -340,8 +343,11 @@ impl Raft {
         match message.body {
             // A candidate that failed may be in a higher term than a leader that works; its answer
             // is how the leader learns of the term, steps down and is elected anew.
-            Body::Append { previous, .. } => self.refuse_append(from, previous.index, out),
-            Body::Snapshot { .. } => self.refuse_append(from, LogIndex::ZERO, out),
+            Body::Append { .. } | Body::Snapshot { .. } => {
+                let (round, standing, outcome) = (0, self.standing(), AppendOutcome::StaleTerm);
+                let body = Body::AppendResponse { round, standing, outcome };
+                self.send_after_hard_state(from, body, out);
+            }
             Body::PreVoteRequest { .. } => {
                 self.send_after_hard_state(from, Body::PreVoteResponse { granted: false }, out);
             }
@@ -358,12 +364,6 @@ impl Raft {
             | Body::Removed { .. } => {}
         }
         false
-    }
-
-    fn refuse_append(&mut self, to: NodeId, previous_index: LogIndex, out: &mut Vec<Output>) {
-        let outcome = AppendOutcome::Rejected { previous_index, hint: LogPosition::default() };
-        let (round, standing) = (0, self.standing());
-        self.send_after_hard_state(to, Body::AppendResponse { round, standing, outcome }, out);
     }
 
     /// The driver's loop turned: looks at the deadlines, sends what can be sent, and lets one
@@ -433,6 +433,7 @@ impl Raft {
             self.term = term;
             self.voted_for = None;
             self.hard_state_io = self.log.next_io();
+            self.forget_validation();
         }
         let tokens = self.take_reads();
         if !tokens.is_empty() {
@@ -450,11 +451,15 @@ impl Raft {
             leader,
             leader_heard_at: leader.map(|_| now).or(promised_at),
             election_at: self.draw_election_deadline(now),
-            validated_index: self.commit_index.min(self.log.last_index()),
             reported_index: LogIndex::ZERO,
             round_heard: 0,
             reads: ForwardedReads::default(),
         });
+    }
+
+    /// With another term comes another leader: only what is committed is known to be in its log.
+    fn forget_validation(&mut self) {
+        self.validated_index = self.commit_index.min(self.log.last_index());
     }
 
     /// §5.2: randomised, so that split votes are rare and do not repeat.

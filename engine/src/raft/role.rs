@@ -25,8 +25,6 @@ pub(super) struct Follower {
     /// When it was heard last. Until an election timeout later no other candidate gets a vote.
     pub(super) leader_heard_at: Option<Micros>,
     pub(super) election_at: Micros,
-    /// Our log equals the leader's up to here, not necessarily durably.
-    pub(super) validated_index: LogIndex,
     /// What the leader was last told of it.
     pub(super) reported_index: LogIndex,
     /// The leader's latest read round.

@@ -149,11 +149,9 @@ impl Raft {
             self.withheld.front().is_none_or(|withheld| withheld.until > self.log.durable_io()),
             "released_when_durable"
         );
+        assert!(self.validated_index <= self.log.last_index(), "validated_within_log");
         match &self.role {
-            Role::Follower(role) => {
-                assert!(role.validated_index <= self.log.last_index(), "validated_within_log");
-            }
-            Role::PreCandidate(_) => {}
+            Role::Follower(_) | Role::PreCandidate(_) => {}
             Role::Candidate(_) => {
                 assert_eq!(self.voted_for, Some(self.settings.node), "candidate_votes_for_itself");
             }

@@ -154,6 +154,7 @@ pub(super) fn fingerprint(message: &Message) -> [u64; 2] {
             AppendOutcome::Rejected { previous_index, hint } => {
                 [term << 4 | 6, previous_index.0 << 40 ^ hint.index.0 << 20 ^ round]
             }
+            AppendOutcome::StaleTerm => [term << 4 | 14, *round],
             AppendOutcome::WantsSnapshot { at_least } => [term << 4 | 7, at_least.0 << 20 ^ round],
         },
         Body::Snapshot { round, meta, offset, chunk } => {

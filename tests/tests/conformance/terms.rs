@@ -4,8 +4,8 @@ use super::ROLES;
 use engine::ids::Term;
 use engine::raft::{Message, RoleName};
 use tests::messages::{
-    append, matched, position, pre_vote_request, pre_vote_response, rejected, vote_request,
-    vote_response,
+    append, matched, position, pre_vote_request, pre_vote_response, rejected, stale_term,
+    vote_request, vote_response,
 };
 use tests::solo::Solo;
 
@@ -96,7 +96,7 @@ fn a_message_of_a_stale_term_changes_nothing() {
 fn whoever_asks_in_a_stale_term_is_told_the_new_one() {
     for role in ROLES {
         let cases = [
-            (append(2, position(0, 0), 0, Vec::new()), rejected(3, 0, position(0, 0))),
+            (append(2, position(0, 0), 0, Vec::new()), stale_term(3)),
             (vote_request(2, position(2, 8)), vote_response(3, false)),
             (pre_vote_request(2, position(2, 8)), pre_vote_response(3, false)),
         ];

@@ -364,6 +364,9 @@ fn describe(packet: &Packet) -> String {
         Body::AppendResponse { outcome: AppendOutcome::Rejected { hint, .. }, .. } => {
             format!("refused, may agree to {}", place(*hint))
         }
+        Body::AppendResponse { outcome: AppendOutcome::StaleTerm, .. } => {
+            "the append was of an earlier term".into()
+        }
         Body::AppendResponse { outcome: AppendOutcome::WantsSnapshot { at_least }, .. } => {
             format!("wants a snapshot of at least {at_least}")
         }
