@@ -61,6 +61,11 @@ impl Operator {
         self.stream.between(1, machines)
     }
 
+    /// Adds no further node.
+    pub fn forget_spares(&mut self) {
+        self.next_spare = self.spares_end;
+    }
+
     /// The next deed on a membership; none if nothing comes to mind.
     pub fn draw(&mut self, membership: &Membership) -> Option<Deed> {
         if membership.is_joint() {

@@ -276,7 +276,8 @@ async fn act(caller: Caller) {
         let client = match &connection {
             Some(client) => Client::clone(client),
             None => {
-                let connected = caller.connect(&workload, seeds.next_u64(), scenario.nodes).await;
+                let connected =
+                    caller.connect(&workload, seeds.next_u64(), scenario.machines()).await;
                 let Some(client) = connected else { return };
                 connection.insert(client).clone()
             }
@@ -352,7 +353,7 @@ impl Probe {
             let scenario: Scenario = caller.shared.lock().scenario.clone();
             let workload = Workload { request_timeout_ms: 1_000, ..Workload::default() };
             let seed = Stream::of(scenario.seed, "client library", caller.client).next_u64();
-            let connected = caller.connect(&workload, seed, scenario.nodes).await;
+            let connected = caller.connect(&workload, seed, scenario.machines()).await;
             let Some(client) = connected else { return };
             probe(&caller, &client).await;
             while !may_drain.load(Ordering::Relaxed) {

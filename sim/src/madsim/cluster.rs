@@ -4,6 +4,7 @@
 //! what clients do, `explain` for the judgement.
 
 use super::actor::{Actor, Probe};
+use super::admin::Admin;
 use super::disk::DiskOfMachine;
 use super::faults::Faults;
 use super::machine::{Process, WallClock};
@@ -38,13 +39,15 @@ pub(super) async fn run(scenario: Scenario, trace: Trace) -> Run {
     let actors: Vec<Actor> =
         (0..scenario.workload.clients).map(|client| Actor::start(&shared, client)).collect();
     let probe = Probe::new(&shared, scenario.workload.clients);
-    let clients = actors.iter().map(Actor::host).chain([probe.host()]).collect();
+    let admin = Admin::start(&shared);
+    let clients = actors.iter().map(Actor::host).chain([probe.host(), admin.host()]).collect();
     let mut faults = Faults::new(&shared, nodes, clients);
 
     let mut result = run_faults(&shared, &mut faults, &scenario).await;
     if result.is_ok() {
         faults.repair();
-        result = converge(&shared, &mut faults, &actors, &probe, &scenario).await;
+        admin.stop();
+        result = converge(&shared, &mut faults, (&actors, &probe, &admin), &scenario).await;
     }
     faults.end();
     sleep(AFTERMATH).await;
@@ -149,8 +152,7 @@ async fn wait_until(shared: &Shared, until_us: u64) -> Result<(), Violation> {
 async fn converge(
     shared: &Shared,
     faults: &mut Faults,
-    actors: &[Actor],
-    probe: &Probe,
+    (actors, probe, admin): (&[Actor], &Probe, &Admin),
     scenario: &Scenario,
 ) -> Result<(), Violation> {
     actors.iter().for_each(Actor::stop);
@@ -167,7 +169,7 @@ async fn converge(
             probe.drain();
         }
         faults.restart_failed();
-        let found = {
+        let mut found = {
             let world = shared.lock();
             let (_, membership) = world.committed.memberships().newest();
             let members = world.machines.iter().filter(|machine| membership.contains(machine.id));
@@ -178,6 +180,12 @@ async fn converge(
                 .collect();
             obstacles(&states.collect::<Vec<_>>(), &clients, probe.has_served())
         };
+        if admin.is_busy() {
+            found.push("the operator waits for an answer".to_owned());
+        }
+        if !shared.lock().committed.memberships().is_settled() {
+            found.push("the membership is joint".to_owned());
+        }
         if found.is_empty() {
             return Ok(());
         }
@@ -220,7 +228,9 @@ fn verify(world: &World, history: &History, has_converged: bool) -> Result<(), V
         engine.sessions_max,
     )?;
     let model = model.expect("there was a log");
-    let (_, membership) = world.committed.memberships().newest();
+    let memberships = world.committed.memberships();
+    memberships.check_answers(&world.changes, world.committed.log())?;
+    let (_, membership) = memberships.newest();
     let members = world.machines.iter().filter(|machine| membership.contains(machine.id));
     for machine in members.filter(|_| has_converged) {
         let Some(seen) = &machine.seen else { continue };

@@ -11,6 +11,7 @@
 //! it, `actor` for the clients, `explain` for how calls are told from the log.
 
 mod actor;
+mod admin;
 mod cluster;
 mod disk;
 mod explain;

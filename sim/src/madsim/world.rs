@@ -5,6 +5,7 @@
 
 use super::explain::Call;
 use super::machine::{Machine, address};
+use crate::history::ChangeAnswer;
 use crate::oracle::Violation;
 use crate::oracle::committed::Committed;
 use crate::oracle::digests::Digests;
@@ -47,6 +48,7 @@ pub(super) struct World {
     pub(super) last_leader: Option<(Term, u64)>,
     pub(super) digests: Digests,
     pub(super) calls: Vec<Call>,
+    pub(super) changes: Vec<ChangeAnswer>,
     pub(super) trace: Trace,
     /// The first rule that did not hold.
     pub(super) violation: Option<Violation>,
@@ -73,6 +75,7 @@ impl Shared {
             last_leader: None,
             digests: Digests::default(),
             calls: Vec::new(),
+            changes: Vec::new(),
             trace,
             violation: None,
         })))

@@ -128,7 +128,15 @@ impl Scenario {
         self.workload.pause_us = 10_000;
         self.workload.request_timeout_ms = stream.pick(&[50, 150, 300]);
         self.workload.mix = Mix { get: 10, browse: 20, list: 20, ..self.workload.mix };
-        self.faults = self.plan(stream).draw_delusions();
+        if stream.one_in(2) {
+            // A leader with a lease that hands over does not notice either, if it is cut off just then.
+            self.engine.lease_drift_ppm = Some(LEASE_DRIFT_PPM);
+            self.admin.pause_ms = 50;
+            self.workload.read_here_ppm = 0;
+            self.faults = self.plan(stream).draw_lost_transfers();
+        } else {
+            self.faults = self.plan(stream).draw_delusions();
+        }
         self
     }
 
@@ -331,6 +339,19 @@ impl FaultPlan {
                 self.draw_strike(at_ms, for_ms);
             }
             at_ms += self.stream.between(1, 4 * pause_ms);
+        }
+        self.in_order()
+    }
+
+    /// Whoever hands leadership over is cut off as it says so, and comes back.
+    fn draw_lost_transfers(mut self) -> Vec<TimedFault> {
+        let timeout_ms = self.election_timeout_ms;
+        let mut at_ms = 3 * timeout_ms;
+        while at_ms < self.end_ms {
+            self.add(at_ms, Fault::Heal);
+            let moments = vec![Moment::TransferBegun];
+            self.add(at_ms, Fault::Ambush { moments, blink: false });
+            at_ms += timeout_ms * self.stream.between(3, 6);
         }
         self.in_order()
     }
