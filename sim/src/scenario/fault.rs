@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A fault and its time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TimedFault {
-    /// Milliseconds from the start, below [`Scenario::faults_ms`].
+    /// Milliseconds from the start, below [`Scenario::faults_ms`](super::Scenario::faults_ms).
     pub at_ms: u64,
     /// What happens.
     #[serde(flatten)]
