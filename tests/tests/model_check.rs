@@ -42,3 +42,10 @@ fn persists_of_replaced_entries_vouch_for_nothing() {
     let expected = [Witness::Overwritten, Witness::LateCompletion, Witness::TornApart];
     assert!(exhaust(bounds, &expected).states > 100_000);
 }
+
+#[test]
+fn members_are_taken_out_whatever_a_crash_interrupts() {
+    let bounds = Bounds { changes: 1, ..Profile::Cancellation.bounds() };
+    let expected = [Witness::Joint, Witness::JointLeft, Witness::Removed, Witness::Deposed];
+    assert!(exhaust(bounds, &expected).states > 10_000);
+}

@@ -8,7 +8,7 @@ use super::form::{CLOCK_START, Digests, Frame, Renamings};
 use super::member::{Input, Member, Sent, Setup, Summary};
 use crate::sweep::guarded;
 use engine::ids::NodeId;
-use engine::raft::Message;
+use engine::raft::{ChangeRequest, Message};
 use engine::storage::IoId;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -134,6 +134,8 @@ pub(super) enum Event {
     TimeOut,
     /// As [`Input::Propose`].
     Propose,
+    /// The request of this number on the menu is made.
+    Change(u8),
     /// As [`Input::Flush`].
     Flush(u8),
     /// As [`Input::Crash`].
@@ -159,6 +161,8 @@ const SHARDS: usize = 64;
 pub(super) struct Catalog {
     pub(super) renamings: Renamings,
     pub(super) setup: Setup,
+    /// What may be asked of the membership; empty where it never changes.
+    pub(super) menu: Vec<ChangeRequest>,
     members: Index<MemberEntry>,
     messages: Index<MessageEntry>,
     step_numbers: Vec<RwLock<NumberMap<(u32, Event), u32>>>,
@@ -169,10 +173,11 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    pub(super) fn new(setup: Setup, keeps_aliases: bool) -> Self {
+    pub(super) fn new(setup: Setup, menu: Vec<ChangeRequest>, keeps_aliases: bool) -> Self {
         Self {
             renamings: Renamings::of(setup.members),
             setup,
+            menu,
             members: Index::new(),
             messages: Index::new(),
             step_numbers: (0..SHARDS).map(|_| RwLock::default()).collect(),
@@ -243,6 +248,7 @@ impl Catalog {
             }
             Event::TimeOut => Input::TimeOut,
             Event::Propose => Input::Propose,
+            Event::Change(number) => Input::Change(self.menu[usize::from(number)].clone()),
             Event::Flush(count) => Input::Flush(usize::from(count)),
             Event::Crash(kept) => Input::Crash(usize::from(kept)),
         }
@@ -333,6 +339,7 @@ impl Catalog {
         let raft = &member.raft;
         if raft.is_leader() && !raft.wants_first_entry() {
             inputs.push(Input::Propose);
+            inputs.extend(self.menu.iter().cloned().map(Input::Change));
         }
         inputs.extend((1..=member.unsynced.len()).map(Input::Flush));
         inputs.extend((0..=member.unsynced.len()).map(Input::Crash));

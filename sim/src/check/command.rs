@@ -40,6 +40,9 @@ pub struct Arguments {
     /// Crashes.
     #[arg(long, value_name = "N")]
     crashes: Option<u8>,
+    /// Requests to change the membership.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=4))]
+    changes: Option<u8>,
     /// Messages that arrive twice.
     #[arg(long, value_name = "N")]
     duplicates: Option<u8>,
@@ -66,6 +69,7 @@ impl Arguments {
             terms: self.terms.unwrap_or(base.terms),
             proposals: self.proposals.unwrap_or(base.proposals),
             crashes: self.crashes.unwrap_or(base.crashes),
+            changes: self.changes.unwrap_or(base.changes),
             duplicates: self.duplicates.unwrap_or(base.duplicates),
             in_flight: self.in_flight.unwrap_or(base.in_flight),
             unsynced: self.unsynced.unwrap_or(base.unsynced),

@@ -4,6 +4,7 @@
 
 use super::Violation;
 use super::catalog::Event;
+use super::member::Voters;
 use super::model::{Action, Group};
 use super::state::State;
 use engine::raft::Message;
@@ -54,14 +55,23 @@ fn line(group: &Group, before: &State, action: &Action, after: &State) -> String
     let role = group.entry(after.members[at]).member.raft.role();
     write!(
         line,
-        "; now {role:?} of term {}, log {:?}, disk {:?}, committed to {}",
+        "; now {role:?} of term {}, voters {}, log {:?}, disk {:?}, committed to {}",
         summary.term,
+        voters(summary.voters),
         summary.log.as_slice(),
         summary.disk.as_slice(),
         summary.commit
     )
     .expect("strings take everything");
     line
+}
+
+fn voters(Voters { incoming, outgoing }: Voters) -> String {
+    let list = |set: u8| (1..8).filter(|node| set >> node & 1 == 1).collect::<Vec<u8>>();
+    match outgoing {
+        0 => format!("{:?}", list(incoming)),
+        _ => format!("{:?} after {:?}", list(incoming), list(outgoing)),
+    }
 }
 
 fn cause(group: &Group, action: &Action) -> String {
@@ -73,6 +83,10 @@ fn cause(group: &Group, action: &Action) -> String {
         }
         Event::TimeOut => "times out".to_owned(),
         Event::Propose => "appends an entry".to_owned(),
+        Event::Change(number) => {
+            let request = &group.shared.catalog.menu[usize::from(number)];
+            format!("is asked for {}", brief(request))
+        }
         Event::Flush(count) => format!("has flushed {count}"),
         Event::Crash(kept) => format!("crashes and recovers, with {kept} unsynced kept"),
     }

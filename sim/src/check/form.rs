@@ -10,6 +10,8 @@
 //! Never decides what a state may do. That forms are honest is tested, not believed: see
 //! `Catalog::audit`. Next: `catalog` for what has been seen.
 
+use engine::raft::Membership;
+use engine::record::RECORD_HEADER_BYTES;
 use engine::storage::IoId;
 use engine::time::Micros;
 use std::fmt::Debug;
@@ -50,6 +52,11 @@ impl Renamings {
 
     pub(super) fn len(&self) -> usize {
         self.tables.len()
+    }
+
+    /// The new name of `node`, which is not 0, in one of them.
+    pub(super) fn name(&self, renaming: usize, node: u8) -> u8 {
+        self.tables[renaming][usize::from(node) - 1]
     }
 
     /// The new name of `node` in each renaming. 0, which names nobody, stays.
@@ -144,6 +151,31 @@ impl Item {
 
 fn digest_bytes(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
+}
+
+/// The membership in the bytes of a record, as `Debug` shows them.
+fn membership_in(text: &[u8]) -> Membership {
+    let quoted = text.strip_prefix(b"b\"").and_then(|text| text.strip_suffix(b"\""));
+    let mut left = quoted.expect("bytes are shown so").iter().copied();
+    let mut bytes = Vec::new();
+    while let Some(byte) = left.next() {
+        let escaped = if byte == b'\\' { left.next() } else { None };
+        bytes.push(match escaped {
+            None => byte,
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(b'0') => 0,
+            Some(b'x') => {
+                let mut digit = || left.next().and_then(|c| char::from(c).to_digit(16));
+                let (high, low) = (digit(), digit());
+                let byte = high.zip(low).map(|(high, low)| high * 16 + low);
+                byte.and_then(|byte| u8::try_from(byte).ok()).expect("two digits")
+            }
+            Some(other) => other,
+        });
+    }
+    Membership::decode(&bytes[RECORD_HEADER_BYTES..]).expect("encoded by a leader")
 }
 
 /// Reads what `derive(Debug)` writes.
@@ -258,12 +290,22 @@ impl<'a> Reader<'a> {
         // The random state changes with every draw, and every draw here has one outcome.
         let is_random_state = name == b"Xoshiro256PlusPlus";
         let mut is_first = true;
+        let start = self.at;
         while !self.takes(" }") {
             assert!(is_first || self.takes(","));
             assert!(self.takes(" "));
             let field = self.word();
             assert!(self.takes(": "));
+            let at = self.at;
             let mut value = self.value();
+            if name == b"Record" && field == b"bytes" {
+                let fields = &self.text[start..at];
+                if fields.ends_with(b"kind: Membership, bytes: ") {
+                    let membership = membership_in(&self.text[at..self.at]);
+                    let digests = self.frame.digest(&membership);
+                    item.digests.then(&digests, self.frame.renamings.len());
+                }
+            }
             // How many ids were given out, in effect, and no member's name.
             if field == b"node_last" {
                 value.digests = Digests::same(value.digests.plain());
@@ -271,7 +313,7 @@ impl<'a> Reader<'a> {
             let is_left_out = match field {
                 // A record's bytes say again what its fields say, under a checksum.
                 b"bytes" => name == b"Record",
-                // Who has caught up matters to changes of the membership alone.
+                // Who has caught up matters to promotions alone, and nobody is promoted here.
                 b"catch_up" => true,
                 // A leader has followed the membership at the end of every turn.
                 b"version" | b"membership_version" => true,

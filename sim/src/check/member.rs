@@ -8,7 +8,7 @@ use super::form::CLOCK_START;
 use engine::hlc::Hlc;
 use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
-use engine::raft::{Membership, Message, Output, Raft, Settings};
+use engine::raft::{ChangeRequest, Membership, Message, Output, Planned, Raft, Settings};
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::storage::{HardState, IoId, Persist, Recovered};
 use engine::time::Micros;
@@ -36,7 +36,13 @@ impl Image {
                 term_runs.push((record.index(), record.term()));
             }
         }
+        let of_members = self.log.iter().filter(|record| record.kind() == EntryKind::Membership);
+        let memberships = of_members.map(|record| {
+            let membership = Membership::decode(record.payload());
+            (record.index(), membership.expect("written by a leader"))
+        });
         Recovered {
+            memberships: memberships.collect(),
             hard_state: self.hard_state,
             term_runs,
             last_index: LogIndex(self.log.len() as u64),
@@ -69,6 +75,8 @@ pub(super) enum Input {
     TimeOut,
     /// The leader appends an entry.
     Propose,
+    /// The leader is asked to change the membership.
+    Change(ChangeRequest),
     /// The first so many persists under way are durable, and reported together.
     Flush(usize),
     /// Power fails; of the persists under way the first so many are on the disk. The member is back
@@ -117,6 +125,15 @@ pub(super) struct Outcome {
     pub(super) is_fetched: bool,
 }
 
+/// The one record that a term can have at an index: there is one leader a term, and it appends once.
+fn record(index: LogIndex, term: Term, kind: EntryKind, payload: &[u8]) -> Record {
+    let seed = ChecksumSeed::of(ClusterId([7; 16]), GroupId(0));
+    let stamp = Hlc(index.0 << 16 | term.0);
+    let mut builder = RecordBuilder::default();
+    builder.payload_mut().extend_from_slice(payload);
+    builder.seal(seed, GroupId(0), index, term, stamp, kind)
+}
+
 fn settings(node: u64, setup: Setup) -> Settings {
     Settings {
         node: NodeId(node),
@@ -130,13 +147,6 @@ fn settings(node: u64, setup: Setup) -> Settings {
         limits: Limits { inflight_entries_max: setup.window, ..Limits::default() },
         seed: 0,
     }
-}
-
-/// The one record that a term can have at an index: there is one leader a term, and it appends once.
-fn record(index: LogIndex, term: Term, kind: EntryKind) -> Record {
-    let seed = ChecksumSeed::of(ClusterId([7; 16]), GroupId(0));
-    let stamp = Hlc(index.0 << 16 | term.0);
-    RecordBuilder::default().seal(seed, GroupId(0), index, term, stamp, kind)
 }
 
 impl Member {
@@ -171,7 +181,12 @@ impl Member {
                 member.raft.on_message(*from, message.clone(), member.now, &mut out);
             }
             Input::TimeOut => member.now = member.now.max(member.raft.next_deadline()),
-            Input::Propose => member.append(EntryKind::Tick),
+            Input::Propose => member.append(EntryKind::Tick, &[]),
+            Input::Change(request) => {
+                if let Ok(Planned::Append(next)) = member.raft.plan_change(request, member.now) {
+                    member.append(EntryKind::Membership, &next.encode());
+                }
+            }
             Input::Flush(count) => member.flush(*count, &mut out),
             Input::Crash(kept) => {
                 let mut image = member.image.clone();
@@ -199,8 +214,8 @@ impl Member {
         self.raft.on_persisted(self.durable_io, self.now, out);
     }
 
-    fn append(&mut self, kind: EntryKind) {
-        self.raft.append(record(self.raft.next_index(), self.raft.term(), kind));
+    fn append(&mut self, kind: EntryKind, payload: &[u8]) {
+        self.raft.append(record(self.raft.next_index(), self.raft.term(), kind, payload));
     }
 
     /// The log as it is read back, what is under way included: the store reads what it was given.
@@ -216,7 +231,10 @@ impl Outcome {
     fn turn(&mut self, mut out: Vec<Output>) {
         let member = &mut self.member;
         if member.raft.wants_first_entry() {
-            member.append(EntryKind::Noop);
+            member.append(EntryKind::Noop, &[]);
+        }
+        if let Some(next) = member.raft.wants_membership(member.now) {
+            member.append(EntryKind::Membership, &next.encode());
         }
         member.raft.on_turn(member.now, &mut out);
         out.into_iter().for_each(|output| self.take(output));
@@ -277,6 +295,26 @@ impl FromIterator<Term> for Terms {
     }
 }
 
+/// Two voter sets, a bit for each member; the second is empty unless the membership is joint.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Voters {
+    pub(super) incoming: u8,
+    pub(super) outgoing: u8,
+}
+
+impl Voters {
+    fn of(membership: &Membership) -> Self {
+        let bits = |nodes: &[NodeId]| nodes.iter().map(|node| 1 << node.0).sum();
+        Self { incoming: bits(membership.incoming()), outgoing: bits(membership.outgoing()) }
+    }
+
+    /// Whether these members are a majority of each set.
+    pub(super) fn have_quorum(self, members: u8) -> bool {
+        let is_majority = |set: u8| (set & members).count_ones() * 2 > set.count_ones();
+        is_majority(self.incoming) && (self.outgoing == 0 || is_majority(self.outgoing))
+    }
+}
+
 /// What the properties look at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Summary {
@@ -291,6 +329,10 @@ pub(super) struct Summary {
     /// The term on the disk.
     pub(super) disk_term: u8,
     pub(super) unsynced: u8,
+    /// Who votes by the newest membership in its log.
+    pub(super) voters: Voters,
+    /// Whether it knows that it is a member no more.
+    pub(super) is_removed: bool,
     /// Whether a persist has been under way for a timeout already. After another one the disk would
     /// count as stalled.
     pub(super) is_disk_late: bool,
@@ -309,6 +351,8 @@ impl Summary {
             disk: member.image.log.iter().map(Record::term).collect(),
             disk_term: small(member.image.hard_state.term.0),
             unsynced: small(member.unsynced.len() as u64),
+            voters: Voters::of(raft.membership()),
+            is_removed: raft.is_removed(),
             is_disk_late: member.issued_at.first().is_some_and(|at| *at < member.now),
         }
     }

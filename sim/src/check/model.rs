@@ -12,7 +12,8 @@ use super::form::MEMBERS_MAX;
 use super::member::{Member, Setup, Summary};
 use super::properties::{self, Witness, Witnesses};
 use super::state::{Broken, History, IN_FLIGHT_MAX, Network, State, TERMS_MAX};
-use engine::raft::Body;
+use engine::ids::NodeId;
+use engine::raft::{Body, Change, ChangeRequest, Leave, Step as ChangeStep};
 use stateright::{Model, Property};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,6 +49,30 @@ pub(super) struct Action {
     pub(super) step: u32,
 }
 
+/// What may be asked of the membership: to take out any one or two members at once; and, where there
+/// may be a second request, to stay joint until it comes, and to end that either way.
+fn menu(bounds: &Bounds) -> Vec<ChangeRequest> {
+    if bounds.changes == 0 {
+        return Vec::new();
+    }
+    let nodes = || (1..=u64::from(bounds.members)).map(NodeId);
+    let pairs = nodes().flat_map(|one| {
+        nodes().filter(move |other| *other > one).map(move |other| vec![one, other])
+    });
+    let departing: Vec<Vec<NodeId>> = nodes().map(|node| vec![node]).chain(pairs).collect();
+    let remove = |leave| {
+        let steps = |nodes: &Vec<NodeId>| nodes.iter().copied().map(ChangeStep::Remove).collect();
+        let change = move |steps| ChangeRequest::Change(Change { steps, leave });
+        departing.iter().map(steps).map(change)
+    };
+    let mut menu: Vec<ChangeRequest> = remove(Leave::Automatic).collect();
+    if bounds.changes > 1 {
+        menu.extend(remove(Leave::Explicit));
+        menu.extend([ChangeRequest::Leave, ChangeRequest::Cancel]);
+    }
+    menu
+}
+
 impl Group {
     /// # Panics
     /// If the bounds exceed what a state has room for.
@@ -61,7 +86,7 @@ impl Group {
             window: u64::from(bounds.window),
         };
         let shared = Shared {
-            catalog: Catalog::new(setup, keeps_aliases),
+            catalog: Catalog::new(setup, menu(&bounds), keeps_aliases),
             witnesses: Witnesses::default(),
             visited: AtomicUsize::new(0),
             is_stopped: AtomicBool::new(false),
@@ -84,6 +109,7 @@ impl Group {
             crashes_left: self.bounds.crashes,
             duplicates_left: self.bounds.duplicates,
             proposals_left: self.bounds.proposals,
+            changes_left: self.bounds.changes,
             broken: None,
             fingerprint: 0,
         };
@@ -176,11 +202,14 @@ impl Group {
         let may_propose = summary.is_leader && state.proposals_left > 0;
         let flushes = 1..=summary.unsynced;
         let crashes = if state.crashes_left > 0 { 0..summary.unsynced + 1 } else { 0..0 };
+        let may_change = summary.is_leader && state.changes_left > 0;
+        let requests = if may_change { self.shared.catalog.menu.len() as u8 } else { 0 };
         let time_out = may_time_out.then_some(Event::TimeOut);
         let propose = may_propose.then_some(Event::Propose);
         time_out
             .into_iter()
             .chain(propose)
+            .chain((0..requests).map(Event::Change))
             .chain(flushes.map(Event::Flush))
             .chain(crashes.map(Event::Crash))
     }
@@ -198,7 +227,9 @@ impl Group {
         let number = self.shared.catalog.step_number(member, event);
         let step = self.step(number);
         if step.panic.is_none() {
-            if self.entry(step.member).summary.unsynced > self.bounds.unsynced {
+            let summary = &self.entry(step.member).summary;
+            // One that leadership is handed to campaigns without waiting.
+            if summary.unsynced > self.bounds.unsynced || summary.term > self.bounds.terms {
                 return;
             }
             // A message that changes nothing might as well have been lost.
@@ -247,7 +278,11 @@ impl Group {
             Event::Flush(_) if !after.log.as_slice().starts_with(after.disk.as_slice()) => {
                 witnesses.note(Witness::LateCompletion);
             }
-            Event::Flush(_) | Event::Deliver(_) | Event::TimeOut | Event::Propose => {}
+            Event::Flush(_)
+            | Event::Deliver(_)
+            | Event::TimeOut
+            | Event::Propose
+            | Event::Change(_) => {}
         }
         if after.is_leader && self.summaries(next).iter().filter(|s| s.is_leader).count() > 1 {
             witnesses.note(Witness::TwoLeaders);
@@ -313,6 +348,7 @@ impl Model for Group {
             Event::Deliver(_) if action.is_duplicated => next.duplicates_left -= 1,
             Event::Deliver(message) => next.network.remove(message),
             Event::Propose => next.proposals_left -= 1,
+            Event::Change(_) => next.changes_left -= 1,
             Event::Crash(_) => next.crashes_left -= 1,
             Event::TimeOut | Event::Flush(_) => {}
         }

@@ -16,6 +16,8 @@ pub struct Bounds {
     pub proposals: u8,
     /// Crashes, in all.
     pub crashes: u8,
+    /// Requests to change the membership, in all.
+    pub changes: u8,
     /// Messages that arrive twice, in all.
     pub duplicates: u8,
     /// Messages in flight at once that are not going to be lost, at most 6.
@@ -53,6 +55,7 @@ impl Bounds {
             "terms": self.terms,
             "proposals": self.proposals,
             "crashes": self.crashes,
+            "changes": self.changes,
             "duplicates": self.duplicates,
             "in_flight": self.in_flight,
             "unsynced": self.unsynced,
@@ -74,12 +77,23 @@ pub enum Profile {
     Succession,
     /// A leader replaces what others have, while persists are under way and the disks lose some.
     Overwriting,
+    /// One or two members are taken out at once while leaders change.
+    Membership,
+    /// A leader is asked twice: to take members out, to leave the joint phase, to cancel; and
+    /// somebody crashes in the middle.
+    Cancellation,
 }
 
 impl Profile {
     /// All, in the order in which a check without a profile runs them.
-    pub const ALL: [Self; 4] =
-        [Self::Elections, Self::Replication, Self::Succession, Self::Overwriting];
+    pub const ALL: [Self; 6] = [
+        Self::Elections,
+        Self::Replication,
+        Self::Succession,
+        Self::Overwriting,
+        Self::Membership,
+        Self::Cancellation,
+    ];
 
     /// Its name on the command line.
     #[must_use]
@@ -89,6 +103,8 @@ impl Profile {
             Self::Replication => "replication",
             Self::Succession => "succession",
             Self::Overwriting => "overwriting",
+            Self::Membership => "membership",
+            Self::Cancellation => "cancellation",
         }
     }
 
@@ -100,6 +116,7 @@ impl Profile {
             terms: 1,
             proposals: 0,
             crashes: 1,
+            changes: 0,
             duplicates: 0,
             in_flight: 1,
             unsynced: 2,
@@ -111,6 +128,8 @@ impl Profile {
             Self::Replication => Bounds { terms: 2, ..small },
             // With disks that take no time, so that there is room for four terms.
             Self::Succession => Bounds { feuds: 2, terms: 4, crashes: 0, unsynced: 0, ..small },
+            Self::Membership => Bounds { terms: 2, changes: 1, crashes: 0, unsynced: 0, ..small },
+            Self::Cancellation => Bounds { changes: 2, unsynced: 0, ..small },
             Self::Overwriting => Bounds {
                 feuds: 3,
                 terms: 3,

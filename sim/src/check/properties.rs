@@ -57,12 +57,13 @@ fn leader_completeness(group: &Group, state: &State) -> bool {
     })
 }
 
+/// A quorum of those who had to agree has it for good, whatever the membership has become since.
 fn nothing_lost(group: &Group, state: &State) -> bool {
     let summaries = group.summaries(state);
     state.history.committed.as_slice().iter().enumerate().all(|(at, term)| {
         let has_it = |disk: &Terms| disk.as_slice().get(at) == Some(term);
-        let holders = summaries.iter().filter(|summary| has_it(&summary.disk)).count();
-        holders * 2 > summaries.len()
+        let holders = summaries.iter().zip(1..).filter(|(summary, _)| has_it(&summary.disk));
+        state.history.committed_by.have_quorum(holders.map(|(_, node)| 1 << node).sum())
     })
 }
 
@@ -91,11 +92,19 @@ pub enum Witness {
     Duplicated,
     /// A leader read entries back for a follower.
     Fetched,
+    /// A leader made the membership joint.
+    Joint,
+    /// A joint membership was cut off a log.
+    JointUndone,
+    /// A leader ended the joint phase.
+    JointLeft,
+    /// A member learned that it is one no more.
+    Removed,
 }
 
 impl Witness {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::LaterLeader,
         Self::Deposed,
         Self::TwoLeaders,
@@ -107,6 +116,10 @@ impl Witness {
         Self::LateCompletion,
         Self::Duplicated,
         Self::Fetched,
+        Self::Joint,
+        Self::JointUndone,
+        Self::JointLeft,
+        Self::Removed,
     ];
 
     /// In words.
@@ -124,6 +137,10 @@ impl Witness {
             Self::LateCompletion => "a late completion of replaced entries",
             Self::Duplicated => "a message delivered twice",
             Self::Fetched => "entries read back for a follower",
+            Self::Joint => "a joint membership",
+            Self::JointUndone => "a joint membership undone",
+            Self::JointLeft => "a joint membership left",
+            Self::Removed => "a member that knows of its removal",
         }
     }
 }
@@ -153,6 +170,20 @@ impl Witnesses {
         }
         if before.is_leader && !after.is_leader {
             self.note(Witness::Deposed);
+        }
+        let was_joint = before.voters.outgoing != 0;
+        if before.is_leader && after.is_leader {
+            match (was_joint, after.voters.outgoing != 0) {
+                (false, true) => self.note(Witness::Joint),
+                (true, false) => self.note(Witness::JointLeft),
+                (false, false) | (true, true) => {}
+            }
+        }
+        if was_joint && after.log.as_slice().len() < before.log.as_slice().len() {
+            self.note(Witness::JointUndone);
+        }
+        if after.is_removed {
+            self.note(Witness::Removed);
         }
         if after.commit > before.commit {
             self.note(Witness::Committed);

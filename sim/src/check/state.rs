@@ -6,8 +6,8 @@
 //! one another, `properties` for what must hold in each.
 
 use super::catalog::Catalog;
-use super::form::{MEMBERS_MAX, mix};
-use super::member::{Summary, Terms};
+use super::form::{MEMBERS_MAX, Renamings, mix};
+use super::member::{Summary, Terms, Voters};
 use std::hash::{Hash, Hasher};
 
 /// Most terms a profile may have.
@@ -51,6 +51,8 @@ pub(super) struct History {
     pub(super) committed: Terms,
     /// The term in which each of them was first held so.
     pub(super) committed_in: Terms,
+    /// Who had to agree to the newest of them.
+    pub(super) committed_by: Voters,
 }
 
 /// A promise that was broken by the step that led here. Those that a state shows are not among them.
@@ -81,6 +83,7 @@ impl History {
                 None => {
                     self.committed.push(*term);
                     self.committed_in.push(after.term);
+                    self.committed_by = after.voters;
                 }
             }
         }
@@ -103,6 +106,7 @@ pub(super) struct State {
     pub(super) crashes_left: u8,
     pub(super) duplicates_left: u8,
     pub(super) proposals_left: u8,
+    pub(super) changes_left: u8,
     pub(super) broken: Option<Broken>,
     pub(super) fingerprint: u64,
 }
@@ -129,15 +133,26 @@ impl State {
             // Sums, because neither members nor messages have an order.
             let of_members = digests.iter().flatten().map(|d| mix(d.under(renaming), 1));
             let of_messages = messages.iter().flatten().map(|d| mix(d.under(renaming), 2));
-            mix(of_members.chain(of_messages).fold(0, u64::wrapping_add), plain)
+            let of_voters = self.digest_of_voters(&catalog.renamings, renaming);
+            mix(of_members.chain(of_messages).fold(of_voters, u64::wrapping_add), plain)
         };
         let renamings = 0..catalog.renamings.len();
         self.fingerprint = renamings.map(under).min().expect("the identity is one");
     }
 
+    fn digest_of_voters(&self, renamings: &Renamings, renaming: usize) -> u64 {
+        let renamed = |set: u8| -> u8 {
+            let nodes = (1..=MEMBERS_MAX as u8).filter(|node| set >> node & 1 == 1);
+            nodes.map(|node| 1 << renamings.name(renaming, node)).sum()
+        };
+        let Voters { incoming, outgoing } = self.history.committed_by;
+        mix(u64::from(renamed(incoming)) << 8 | u64::from(renamed(outgoing)), 7)
+    }
+
     /// What no renaming changes.
     fn digest_of_numbers(&self) -> u64 {
-        let budgets = [self.crashes_left, self.duplicates_left, self.proposals_left];
+        let budgets =
+            [self.crashes_left, self.duplicates_left, self.proposals_left, self.changes_left];
         let broken = self.broken.map_or(0, |broken| broken as u8 + 1);
         let (committed, committed_in) =
             (self.history.committed.as_slice(), self.history.committed_in.as_slice());

@@ -14,6 +14,7 @@ const SMALL: Bounds = Bounds {
     terms: 1,
     proposals: 1,
     crashes: 1,
+    changes: 0,
     duplicates: 0,
     in_flight: 1,
     unsynced: 1,
@@ -91,6 +92,12 @@ fn no_number_in_a_member_is_left_out_of_its_form() {
 #[test]
 fn members_of_one_form_have_one_future() {
     let aliases = audit(SMALL);
+    assert!(aliases > 100, "only {aliases} members were taken for others");
+}
+
+#[test]
+fn members_of_one_form_have_one_future_whatever_becomes_of_the_membership() {
+    let aliases = audit(Bounds { members: 2, changes: 2, proposals: 0, unsynced: 0, ..SMALL });
     assert!(aliases > 100, "only {aliases} members were taken for others");
 }
 
