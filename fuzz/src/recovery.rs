@@ -218,7 +218,7 @@ impl Log {
         self.present.hard_state =
             HardState { term: self.term, voted_for, commit: LogIndex(commit) };
         let (io, hard_state) = (IoId(self.jobs), self.present.hard_state);
-        self.store.persist(Persist { io, hard_state, reset, records: new });
+        self.store.persist(Persist { io, hard_state, reset: reset.map(Box::new), records: new });
         self.store.check_invariants();
         self.waiting.push_back((io, self.present.clone()));
     }

@@ -30,7 +30,7 @@ impl Image {
     /// A persist has become durable.
     pub fn take(&mut self, persist: &Persist) {
         self.hard_state = persist.hard_state;
-        if let Some(reset) = persist.reset {
+        if let Some(reset) = &persist.reset {
             self.base = reset.base;
             self.log.clear();
         }

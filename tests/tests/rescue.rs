@@ -304,7 +304,7 @@ fn a_node_that_was_still_receiving_the_log_is_no_source() {
         checksum: ChecksumSeed(0).checksum(b"abc"),
     };
     store.save_snapshot(Snapshot { meta, bytes: Bytes::from_static(b"abc") });
-    let reset = Some(Reset { snapshot: LogIndex(9), base: position(5) });
+    let reset = Some(Box::new(Reset { snapshot: LogIndex(9), base: position(5) }));
     let hard_state = HardState { term: Term(2), ..HardState::default() };
     store.persist(Persist { io: IoId(1), hard_state, reset, records: Vec::new() });
     while let Some(job) = store.next_write(JobId(1)) {

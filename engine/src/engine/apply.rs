@@ -82,11 +82,13 @@ impl<S: StateMachine> Engine<S> {
     }
 
     fn apply_blocks(&mut self, entry: Entry, payload: &[u8], effects: &mut Vec<Effect<S::Reply>>) {
-        let mut tokens = self.proposals.take_tokens(entry.index).into_iter();
+        let mut waiting = self.proposals.take_entry(entry.index);
         for block in block::in_payload(payload) {
             match block {
                 Ok((start, block)) => {
-                    self.apply_block(entry, start, &block, tokens.next(), effects);
+                    let token = (waiting > 0).then(|| self.proposals.take_token());
+                    waiting = waiting.saturating_sub(1);
+                    self.apply_block(entry, start, &block, token, effects);
                 }
                 // A leader seals only what it has checked, so a newer version of this program did.
                 // To skip what it means would let this member's state drift from the others'.

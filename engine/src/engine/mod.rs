@@ -304,6 +304,8 @@ impl<S: StateMachine> Engine<S> {
 
     /// Takes one input and appends what follows from it to `effects`. Total: nothing that comes from
     /// outside makes it panic.
+    // Most callers know which input it is; inlined, the dispatch goes away.
+    #[inline]
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect<S::Reply>>) {
         if self.failure.is_some() {
             return;
@@ -350,10 +352,12 @@ impl<S: StateMachine> Engine<S> {
         self.apply_budget_bytes = APPLY_BYTES_PER_TURN;
         self.reads.expire_watches(now.monotonic, effects);
         self.watch_fitness(now);
-        self.append_first_entry(now);
-        self.append_wanted_membership(now);
-        self.seal_batch(now);
-        self.append_tick(now);
+        if self.raft.is_leader() {
+            self.append_first_entry(now);
+            self.append_wanted_membership(now);
+            self.seal_batch(now);
+            self.append_tick(now);
+        }
         self.raft.on_turn(now.monotonic, &mut self.outputs);
         self.after_raft(now, effects);
         self.keep_snapshots(effects);
@@ -413,12 +417,17 @@ impl<S: StateMachine> Engine<S> {
         if !self.raft.is_leader() {
             return Err(Rejection::NotLeader { leader: self.raft.leader() });
         }
-        match (request, self.raft.transferring_to()) {
+        match request {
             // What came in now would have to be sent to the next leader first.
-            (Request::Propose(_) | Request::Change(_), Some(to)) => {
-                Err(Rejection::Transferring { to })
-            }
-            _ => self.check_room(),
+            Request::Propose(_) | Request::Change(_) => match self.raft.transferring_to() {
+                Some(to) => Err(Rejection::Transferring { to }),
+                None => self.check_room(),
+            },
+            Request::Query(_)
+            | Request::QueryHere(_)
+            | Request::QueryStale(_)
+            | Request::Watch { .. }
+            | Request::Transfer { .. } => self.check_room(),
         }
     }
 
@@ -446,11 +455,14 @@ impl<S: StateMachine> Engine<S> {
 
     /// Carries on what Raft put out, applies what is committed, and tells of a changed role.
     fn after_raft(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
-        let mut outputs = core::mem::take(&mut self.outputs);
-        for output in outputs.drain(..) {
-            self.on_output(output, effects);
+        if !self.outputs.is_empty() {
+            let mut outputs = core::mem::take(&mut self.outputs);
+            effects.reserve(outputs.len());
+            for output in outputs.drain(..) {
+                self.on_output(output, effects);
+            }
+            self.outputs = outputs;
         }
-        self.outputs = outputs;
         if self.failure.is_some() {
             return;
         }

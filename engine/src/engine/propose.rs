@@ -18,11 +18,12 @@ use alloc::vec::Vec;
 #[derive(Debug, Default)]
 pub(super) struct Proposals {
     batch: RecordBuilder,
-    /// Who asked for each block of the open batch, in order.
-    tokens: Vec<Token>,
+    /// Who asked for each block, oldest first: those in the log, then those of the open batch.
+    tokens: VecDeque<Token>,
+    /// Blocks of the open batch.
+    batch_blocks: usize,
     /// Entries that are not applied yet, oldest first.
     appended: VecDeque<Appended>,
-    waiting: usize,
     uncommitted_bytes: usize,
 }
 
@@ -30,31 +31,35 @@ pub(super) struct Proposals {
 struct Appended {
     index: LogIndex,
     bytes: usize,
-    tokens: Vec<Token>,
+    blocks: usize,
 }
 
 impl Proposals {
     pub(super) fn waiting(&self) -> usize {
-        self.waiting
+        self.tokens.len()
     }
 
-    /// The tokens of the blocks of entry `index`, if this member proposed it in its present term.
-    pub(super) fn take_tokens(&mut self, index: LogIndex) -> Vec<Token> {
-        match self.appended.front() {
-            Some(appended) if appended.index == index => {
-                let appended = self.appended.pop_front().expect("just seen");
-                self.uncommitted_bytes -= appended.bytes;
-                self.waiting -= appended.tokens.len();
-                appended.tokens
-            }
-            Some(_) | None => Vec::new(),
+    /// How many blocks of entry `index` somebody waits for: all, if this member proposed it in its
+    /// present term, or none. Each has its token taken as it is applied.
+    pub(super) fn take_entry(&mut self, index: LogIndex) -> usize {
+        if self.appended.front().is_none_or(|appended| appended.index != index) {
+            return 0;
         }
+        let appended = self.appended.pop_front().expect("just seen");
+        self.uncommitted_bytes -= appended.bytes;
+        appended.blocks
+    }
+
+    /// The token of the oldest block.
+    pub(super) fn take_token(&mut self) -> Token {
+        self.tokens.pop_front().expect("every block has its token")
     }
 
     pub(super) fn check_invariants(&self, is_leader: bool, last_index: LogIndex) {
-        let in_log: usize = self.appended.iter().map(|appended| appended.tokens.len()).sum();
-        assert_eq!(self.waiting, in_log + self.tokens.len(), "every_waiting_block_is_somewhere");
-        assert!(is_leader || self.waiting == 0, "only_leaders_keep_clients_waiting");
+        let in_log: usize = self.appended.iter().map(|appended| appended.blocks).sum();
+        let blocks = in_log + self.batch_blocks;
+        assert_eq!(self.tokens.len(), blocks, "every_waiting_block_is_somewhere");
+        assert!(is_leader || self.tokens.is_empty(), "only_leaders_keep_clients_waiting");
         assert!(
             self.appended.back().is_none_or(|appended| appended.index <= last_index),
             "waiting_entries_within_log"
@@ -85,8 +90,8 @@ impl<S: StateMachine> Engine<S> {
         let payload = self.proposals.batch.payload_mut();
         payload.extend_from_slice(&len.to_le_bytes());
         payload.extend_from_slice(bytes);
-        self.proposals.tokens.push(token);
-        self.proposals.waiting += 1;
+        self.proposals.tokens.push_back(token);
+        self.proposals.batch_blocks += 1;
         if self.proposals.batch.payload_len() >= self.limits.batch_bytes_target {
             self.seal(now);
         }
@@ -117,7 +122,7 @@ impl<S: StateMachine> Engine<S> {
         // A log that has yet to grow up to an installed snapshot ends before what is committed.
         let unsettled = self.raft.last_index().0.saturating_sub(settled_index.0);
         let is_disk_busy = unsettled >= limits::UNSETTLED_RECORDS_MAX;
-        if !self.proposals.tokens.is_empty() && !is_disk_busy {
+        if self.proposals.batch_blocks > 0 && !is_disk_busy {
             self.seal(now);
         }
     }
@@ -128,10 +133,10 @@ impl<S: StateMachine> Engine<S> {
         let expected_bytes = self.proposals.batch.payload_len();
         let next_batch = RecordBuilder::with_capacity(expected_bytes.min(64 * 1024));
         let batch = core::mem::replace(&mut self.proposals.batch, next_batch);
-        let tokens = core::mem::take(&mut self.proposals.tokens);
+        let blocks = core::mem::take(&mut self.proposals.batch_blocks);
         let index = self.append(now, batch, EntryKind::Commands);
         self.proposals.uncommitted_bytes += expected_bytes;
-        self.proposals.appended.push_back(Appended { index, bytes: expected_bytes, tokens });
+        self.proposals.appended.push_back(Appended { index, bytes: expected_bytes, blocks });
     }
 
     /// Leadership is gone: blocks in the log may or may not survive, the open batch does not.
@@ -140,9 +145,9 @@ impl<S: StateMachine> Engine<S> {
         leader: Option<NodeId>,
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
-        let abandoned = core::mem::take(&mut self.proposals);
-        let in_log = abandoned.appended.into_iter().flat_map(|appended| appended.tokens);
-        for token in in_log {
+        let mut abandoned = core::mem::take(&mut self.proposals);
+        let in_log = abandoned.tokens.len() - abandoned.batch_blocks;
+        for token in abandoned.tokens.drain(..in_log) {
             effects.push(Effect::Respond { token, response: Response::Unknown { leader } });
         }
         for token in abandoned.tokens {

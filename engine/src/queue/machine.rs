@@ -12,7 +12,7 @@ use super::dedup::{Dedup, HashedId};
 use super::leases::{Hold, Leases};
 use super::line::{Line, watch_key};
 use super::messages::{Messages, SlotNo, State};
-use super::reply::{Browsed, Delivered, Invalid, QueueInfo, Reply, Sent};
+use super::reply::{Browsed, Delivered, Invalid, QueueInfo, Receipt, Reply, Sent};
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position};
 use crate::limits::{self, Limits};
@@ -139,7 +139,9 @@ impl Queues {
         self.lines[line as usize].push(&mut self.messages, number);
         self.message_count += 1;
         self.wake(line);
-        Sent { receipt: self.messages.receipt(number), duplicate: false }
+        let CommandContext { term, index, log_time: stamp, offset: _ } = context;
+        let receipt = Receipt { position: Position { index, offset }, term, stamp };
+        Sent { receipt, duplicate: false }
     }
 
     fn receive(&mut self, now: Hlc, queue: &str, max: u32, mode: ReceiveMode) -> Reply {

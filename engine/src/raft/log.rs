@@ -14,6 +14,7 @@ use crate::ids::{LogIndex, Term};
 use crate::record::{EntryKind, Record};
 use crate::storage::{HardState, IoId, Persist, Recovered};
 use crate::time::Micros;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -27,7 +28,7 @@ pub(super) struct Log {
     term_runs: Vec<(LogIndex, Term)>,
     memberships: Memberships,
     /// To be carried by the next persist.
-    reset: Option<Reset>,
+    reset: Option<Box<Reset>>,
     last_index: LogIndex,
     last_stamp: Hlc,
     /// The newest entries, without gaps up to the last.
@@ -191,7 +192,7 @@ impl Log {
         let runs = from.term_runs.iter().take_while(|(first, _)| *first <= base.index);
         self.term_runs = runs.copied().collect();
         self.memberships.reset(snapshot);
-        self.reset = Some(Reset { snapshot: snapshot.last.index, base });
+        self.reset = Some(Box::new(Reset { snapshot: snapshot.last.index, base }));
         self.last_index = base.index;
         self.last_stamp = self.last_stamp.max(snapshot.stamp);
         self.cache.clear();
@@ -220,17 +221,16 @@ impl Log {
         records_max: usize,
         bytes_max: usize,
     ) -> Vec<Record> {
+        let Some(offset) = first.0.checked_sub(self.cache_first().0) else { return Vec::new() };
+        let start = usize::try_from(offset).map_or(self.cache.len(), |at| at.min(self.cache.len()));
         let mut bytes = 0;
-        let mut run = Vec::new();
-        let mut index = first;
-        while let Some(record) = self.cached(index).filter(|_| run.len() < records_max) {
+        let fits = |(at, record): &(usize, &Record)| {
             bytes += record.bytes().len();
-            if bytes > bytes_max && !run.is_empty() {
-                break;
-            }
-            run.push(record.clone());
-            index = index.next();
-        }
+            *at < records_max && (bytes <= bytes_max || *at == 0)
+        };
+        let count = self.cache.range(start..).enumerate().take_while(fits).count();
+        let mut run = Vec::with_capacity(count);
+        run.extend((start..start + count).map(|at| self.cache[at].clone()));
         run
     }
 

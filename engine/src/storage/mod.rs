@@ -44,6 +44,7 @@ use crate::hlc::Hlc;
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::raft::{LogPosition, Membership, Reset, Snapshot};
 use crate::record::Record;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// What Raft must remember besides the log (Figure 2, "persistent state").
@@ -70,7 +71,7 @@ pub struct Persist {
     /// The hard state from here on.
     pub hard_state: HardState,
     /// Forget the whole log before the records are taken; a snapshot stands for it (§7).
-    pub reset: Option<Reset>,
+    pub reset: Option<Box<Reset>>,
     /// Consecutive records; the first follows an entry that is there and may replace later ones.
     pub records: Vec<Record>,
 }

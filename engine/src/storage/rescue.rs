@@ -16,6 +16,7 @@ use crate::ids::{LogIndex, NodeId, Term};
 use crate::limits::Limits;
 use crate::raft::{LogPosition, Membership, Reset};
 use crate::record::{ChecksumSeed, EntryKind, RECORD_HEADER_BYTES, Record, RecordBuilder};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -218,14 +219,19 @@ impl<D: Disk> Copy<'_, D> {
         match &recovered.snapshot {
             Some(snapshot) if recovered.base.index > LogIndex::ZERO => {
                 self.store.save_snapshot(snapshot.clone());
-                let reset = Reset { snapshot: snapshot.meta.last.index, base: recovered.base };
+                let reset =
+                    Box::new(Reset { snapshot: snapshot.meta.last.index, base: recovered.base });
                 self.write(Some(reset), Vec::new())
             }
             Some(_) | None => Ok(()),
         }
     }
 
-    fn write(&mut self, reset: Option<Reset>, records: Vec<Record>) -> Result<(), StorageError> {
+    fn write(
+        &mut self,
+        reset: Option<Box<Reset>>,
+        records: Vec<Record>,
+    ) -> Result<(), StorageError> {
         self.io = IoId(self.io.0 + 1);
         let hard_state = self.hard_state;
         self.store.persist(Persist { io: self.io, hard_state, reset, records });

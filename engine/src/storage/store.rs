@@ -102,7 +102,7 @@ impl Store {
     pub fn persist(&mut self, persist: Persist) {
         assert!(persist.io > self.last_io, "persists come in the order of their ids");
         self.last_io = persist.io;
-        if let Some(reset) = persist.reset {
+        if let Some(reset) = &persist.reset {
             assert!(self.snapshots.is_known(reset.snapshot), "the snapshot comes before the reset");
             self.entries = Entries::beginning_at(reset.base.index.next());
             self.last_index = reset.base.index;
@@ -130,7 +130,7 @@ impl Store {
     pub fn save_snapshot(&mut self, snapshot: Snapshot) {
         let queue = &self.queue;
         let is_named = |index| {
-            let mut resets = queue.iter().filter_map(|persist| persist.reset);
+            let mut resets = queue.iter().filter_map(|persist| persist.reset.as_ref());
             resets.any(|reset| reset.snapshot == index)
         };
         self.snapshots.save(snapshot, self.last_io, is_named);
@@ -172,12 +172,12 @@ impl Store {
 
     /// Makes one flush of what is queued, unless nothing is or a reset still waits for its snapshot.
     fn begin_flush(&mut self, ops: &mut Vec<DiskOp>) -> Option<Flush> {
-        let reset = self.queue.front()?.reset;
+        let reset = self.queue.front()?.reset.as_deref().copied();
         if reset.is_some_and(|reset| !self.snapshots.is_saved(reset.snapshot)) {
             return None;
         }
         ops.reserve(5);
-        let (persists, records_bytes) = self.take_persists();
+        let (persists, records_bytes) = self.persists_that_fit();
         let flush_bytes = format::flush_bytes(records_bytes);
         let is_full = self.segments.tail_bytes() > SEGMENT_HEADER_BYTES as u64
             && self.segments.tail_bytes() + flush_bytes > self.segment_bytes_max;
@@ -185,12 +185,15 @@ impl Store {
             self.begin_segment(reset, ops);
         }
         let place = Place { segment: self.segments.last(), offset: self.segments.tail_bytes() };
-        let mut slots: Vec<(LogIndex, Slot)> = Vec::new();
+        let records_max = self.queue.range(..persists).map(|persist| persist.records.len()).sum();
+        let mut slots: Vec<(LogIndex, Slot)> = Vec::with_capacity(records_max);
         let mut record_count = 0;
-        let mut parts = vec![Bytes::new()];
+        // And one for the header, one for the padding.
+        let mut parts = Vec::with_capacity(records_max + 2);
+        parts.push(Bytes::new());
         let mut offset = place.offset + format::FLUSH_HEADER_BYTES as u64;
         let mut digest = 0;
-        for record in persists.iter().flat_map(|persist| &persist.records) {
+        for record in self.queue.range(..persists).flat_map(|persist| &persist.records) {
             let len = record.bytes().len();
             // A later persist may replace what an earlier one of the same flush brought.
             while slots.last().is_some_and(|(index, _)| *index >= record.index()) {
@@ -202,9 +205,9 @@ impl Store {
             parts.push(record.bytes().clone());
             offset += len as u64;
         }
-        let last = persists.last().expect("the queue was not empty");
+        let last = self.queue.drain(..persists).next_back().expect("the queue was not empty");
         let header = FlushHeader {
-            records_bytes: u32::try_from(records_bytes).expect("checked by take_persists"),
+            records_bytes: u32::try_from(records_bytes).expect("a persist is far below 4 GiB"),
             record_count,
             sequence: self.next_sequence,
             hard_state: last.hard_state,
@@ -227,23 +230,20 @@ impl Store {
         Some(Flush { io: last.io, segment: place.segment, is_reset: reset.is_some(), slots })
     }
 
-    /// Takes whole persists off the queue, as many as fit into one segment, at least one. A reset
-    /// begins a flush of its own.
-    fn take_persists(&mut self) -> (Vec<Persist>, u64) {
-        let mut taken = Vec::with_capacity(self.queue.len());
+    /// How many whole persists of the queue fit into one segment, at least one, and the bytes of their
+    /// records. A reset begins a flush of its own.
+    fn persists_that_fit(&self) -> (usize, u64) {
         let mut total = 0;
-        while let Some(persist) = self.queue.front() {
+        for (count, persist) in self.queue.iter().enumerate() {
             let with_this = total + records_bytes(&persist.records);
             let fits = format::flush_bytes(with_this) + SEGMENT_HEADER_BYTES as u64
                 <= self.segment_bytes_max;
-            if (!fits || persist.reset.is_some()) && !taken.is_empty() {
-                break;
+            if (!fits || persist.reset.is_some()) && count > 0 {
+                return (count, total);
             }
             total = with_this;
-            taken.extend(self.queue.pop_front());
         }
-        assert!(total <= u64::from(u32::MAX), "a persist is far smaller than 4 GiB");
-        (taken, total)
+        (self.queue.len(), total)
     }
 
     /// Closes the last segment, which the previous flush has synced, and begins another. The header

@@ -55,7 +55,7 @@ struct Log {
 impl Log {
     fn apply(&mut self, persist: &Persist) {
         self.hard_state = persist.hard_state;
-        if let Some(reset) = persist.reset {
+        if let Some(reset) = &persist.reset {
             self.base = reset.base;
             self.began_with = Some(reset.snapshot);
             self.records.clear();
@@ -191,7 +191,8 @@ impl Writer {
         self.votes += 1;
         let voted_for = Some(NodeId(self.votes));
         let hard_state = HardState { term: Term(term), voted_for, commit };
-        let persist = Persist { io: IoId(self.next_io), hard_state, reset, records };
+        let persist =
+            Persist { io: IoId(self.next_io), hard_state, reset: reset.map(Box::new), records };
         self.next_io += 1;
         self.latest.apply(&persist);
         self.waiting.push_back((persist.io, self.latest.clone()));
