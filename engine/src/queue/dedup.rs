@@ -53,13 +53,13 @@ impl Dedup {
 
     /// The message with this id, in a queue or only remembered.
     pub(super) fn find(&self, messages: &Messages, id: HashedId) -> Option<SlotNo> {
-        let is_it = |number: &SlotNo| messages[*number].id == id.id;
+        let is_it = |number: &SlotNo| messages.id(*number) == id.id;
         self.table.find(id.hash, is_it).copied()
     }
 
     /// Knows the id of a message whose window is over, for as long as it is in a queue.
     pub(super) fn insert_forgotten(&mut self, messages: &Messages, id: HashedId, number: SlotNo) {
-        let rehash = |number: &SlotNo| HashedId::new(messages[*number].id).hash;
+        let rehash = |number: &SlotNo| HashedId::new(messages.id(*number)).hash;
         self.table.insert(id.hash, number, rehash);
     }
 
@@ -76,7 +76,7 @@ impl Dedup {
 
     /// Takes a message that is neither in a queue nor remembered out of the table.
     pub(super) fn remove(&mut self, messages: &Messages, number: SlotNo) {
-        let id = HashedId::new(messages[number].id);
+        let id = HashedId::new(messages.id(number));
         let found = self.table.find_entry(id.hash, |other| *other == number);
         found.expect("every slot is in the table").remove();
     }

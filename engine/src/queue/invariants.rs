@@ -92,7 +92,7 @@ impl Queues {
     fn digest_message(&self, slot_number: u32, number: &mut impl FnMut(u64)) {
         let slot = &self.messages[slot_number];
         let receipt = self.messages.receipt(slot_number);
-        let id = u128::from_le_bytes(slot.id.0);
+        let id = u128::from_le_bytes(self.messages.id(slot_number).0);
         number(id as u64);
         number((id >> 64) as u64);
         number(receipt.position.index.0);

@@ -5,11 +5,11 @@
 //! index, term and stamp are kept once for all of its messages.
 //! Next: `line` links slots into queues, `dedup` finds them by id.
 //!
-//! Memory: 48 bytes for a slot, 6 to 12 for its place in the table of ids, and 32 for an entry,
+//! Memory: 32 bytes for a slot, 16 for its id, 6 to 12 for its place in the table of ids, and 32 for an entry,
 //! shared by all messages of a batch.
 
 use super::reply::Receipt;
-use super::slab::{NONE, Slab};
+use super::slab::{Column, NONE, Slab};
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, MessageId, Position, Term};
 use crate::state_machine::CommandContext;
@@ -55,10 +55,9 @@ impl State {
     }
 }
 
-/// A message.
+/// A message, but for its id.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
-    pub(super) id: MessageId,
     /// Of [`Messages::receipt`].
     entry: u32,
     offset: u32,
@@ -75,7 +74,7 @@ pub(super) struct Slot {
     packed: u32,
 }
 
-const _: () = assert!(size_of::<Slot>() == 48);
+const _: () = assert!(size_of::<Slot>() == 32);
 
 const ATTEMPTS_SHIFT: u32 = 4;
 /// Attempts are counted up to here.
@@ -148,6 +147,8 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Messages {
     slots: Slab<Slot>,
+    /// Apart from the slots, as a table that grows looks at all of them.
+    ids: Column<MessageId>,
     entries: Slab<Entry>,
     /// The entry that brought the latest message, while it is in use.
     entry_latest: Option<(LogIndex, u32)>,
@@ -155,7 +156,7 @@ pub(super) struct Messages {
 
 impl Messages {
     pub(super) const fn new() -> Self {
-        Self { slots: Slab::new(), entries: Slab::new(), entry_latest: None }
+        Self { slots: Slab::new(), ids: Column::new(), entries: Slab::new(), entry_latest: None }
     }
 
     /// Makes a slot for a message that `context`'s entry brings: available, remembered and fresh,
@@ -171,7 +172,6 @@ impl Messages {
         let entry = self.entry_of(context);
         self.entries[entry].slots += 1;
         let mut slot = Slot {
-            id,
             entry,
             offset,
             len,
@@ -182,7 +182,14 @@ impl Messages {
             packed: REMEMBERED,
         };
         slot.set_state(State::Available);
-        self.slots.insert(slot)
+        let number = self.slots.insert(slot);
+        self.ids.put(number, id);
+        number
+    }
+
+    /// A message's id.
+    pub(super) fn id(&self, number: SlotNo) -> MessageId {
+        self.ids[number]
     }
 
     /// The entry of `context`, made when its first message comes.

@@ -59,6 +59,38 @@ impl<T> Slab<T> {
     }
 }
 
+/// More about the values of a [`Slab`], by the same numbers: what is looked at without the rest lies
+/// close together here.
+#[derive(Debug)]
+pub(super) struct Column<T> {
+    chunks: Vec<Vec<T>>,
+}
+
+impl<T> Column<T> {
+    pub(super) const fn new() -> Self {
+        Self { chunks: Vec::new() }
+    }
+
+    /// Puts the value of a number that the slab has just given.
+    pub(super) fn put(&mut self, number: u32, value: T) {
+        let (chunk, at) = (number as usize / CHUNK_LEN, number as usize % CHUNK_LEN);
+        if chunk == self.chunks.len() {
+            self.chunks.push(Vec::with_capacity(CHUNK_LEN));
+        }
+        match self.chunks[chunk].get_mut(at) {
+            Some(place) => *place = value,
+            None => self.chunks[chunk].push(value),
+        }
+    }
+}
+
+impl<T> Index<u32> for Column<T> {
+    type Output = T;
+    fn index(&self, number: u32) -> &T {
+        &self.chunks[number as usize / CHUNK_LEN][number as usize % CHUNK_LEN]
+    }
+}
+
 impl<T> Index<u32> for Slab<T> {
     type Output = T;
     fn index(&self, number: u32) -> &T {

@@ -131,7 +131,7 @@ impl Queues {
         let mut flags = slot.state().bits() as u8;
         flags |= if slot.is_remembered() { REMEMBERED } else { 0 };
         out.push(flags);
-        out.extend_from_slice(&slot.id.0);
+        out.extend_from_slice(&self.messages.id(number).0);
 
         let Receipt { position: Position { index, offset }, term, stamp } = last.receipt;
         if receipt.position.index == index {
