@@ -85,6 +85,8 @@ pub struct MemberStatus {
     pub flow: Option<FlowStatus>,
     /// Whether its disk, its clock and its state machine keep up, so that it may lead.
     pub is_fit: bool,
+    /// Whether it has every record that its state refers to, as far as any member has.
+    pub is_complete: bool,
     /// Leadership goes to the highest.
     pub priority: u8,
 }
@@ -234,6 +236,7 @@ impl MemberStatus {
             match_index: follower.map_or(status.durable_index, |f| f.match_index),
             flow: follower.map(|f| f.flow),
             is_fit: follower.map_or(status.is_fit, |f| f.is_fit),
+            is_complete: follower.map_or(status.missing == 0, |f| f.is_complete),
             priority: follower.map_or(status.priority, |f| f.priority),
         }
     }
@@ -287,6 +290,7 @@ mod tests {
             responded_at: Micros::from_secs(responded_at_secs),
             is_fit: true,
             priority: 0,
+            is_complete: true,
         }
     }
 
@@ -313,6 +317,8 @@ mod tests {
             membership_index: LogIndex(9_000),
             is_removed: false,
             is_fit: true,
+            missing: 0,
+            lost: 0,
             snapshot_index: LogIndex(0),
             followers,
             transfer: None,

@@ -84,8 +84,12 @@ impl Group {
                 Effect::Respond { response, .. } => self.answered.push(response),
                 Effect::Fetch(fetch) => panic!("{fetch:?} is in the cache"),
                 // An empty machine, at first, and a short run: never in here.
-                Effect::SaveSnapshot(_) | Effect::ReadSnapshot(_) | Effect::Purge { .. } => {}
-                Effect::Event(_) => {}
+                Effect::SaveSnapshot(_)
+                | Effect::ReadSnapshot(_)
+                | Effect::Purge { .. }
+                | Effect::Settle { .. }
+                | Effect::Archive { .. }
+                | Effect::Event(_) => {}
             }
         }
         self.effects = effects;

@@ -40,6 +40,8 @@ pub const FRAME_BYTES_MAX: usize = ANSWER_BODIES_BYTES_MAX + FRAME_HEAD_BYTES_MA
 pub const APPEND_RECORDS_MAX: usize = 256;
 /// An append message takes no further record once it has this many bytes.
 pub const APPEND_BYTES_TARGET: usize = 2 * 1024 * 1024;
+/// Most records that one message may ask for, when a member repairs what it lacks.
+pub const RECORDS_REQUEST_MAX: usize = 256;
 /// Append messages in flight to one follower before the leader waits, by entries.
 pub const INFLIGHT_ENTRIES_MAX: u64 = 256;
 /// The same by bytes.

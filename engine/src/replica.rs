@@ -187,7 +187,8 @@ impl<S: StateMachine> Replica<S> {
                 engine::Effect::Persist(persist) => self.store.persist(persist),
                 engine::Effect::SaveSnapshot(snapshot) => self.store.save_snapshot(*snapshot),
                 engine::Effect::ReadSnapshot(read) => self.begin_snapshot_read(read, effects),
-                engine::Effect::Purge { first } => self.store.purge(first),
+                engine::Effect::Purge { first, .. } => self.store.purge(first),
+                engine::Effect::Settle { .. } | engine::Effect::Archive { .. } => {}
                 engine::Effect::Fetch(fetch) => self.begin_read(fetch, effects),
                 engine::Effect::Send { to, message } => effects.push(Effect::Send { to, message }),
                 engine::Effect::Respond { token, response } => {

@@ -121,6 +121,15 @@ pub struct BodyRef {
     pub len: u32,
 }
 
+/// Which entries began and ceased to be ones of which a body may be asked, since it was last told.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct BodyChanges {
+    /// Entries that a later reply may name a body of from now on.
+    pub begun: Vec<LogIndex>,
+    /// Entries that no later reply names a body of any more, for good.
+    pub ended: Vec<LogIndex>,
+}
+
 /// What a watch finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Watched {
@@ -220,6 +229,19 @@ pub trait StateMachine {
     /// # Errors
     /// What is wrong with the bytes; the machine must not be used any more then.
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
+
+    /// Appends the entries that began and ceased to be ones of which a later reply may name a body, since
+    /// the last call; an entry that did both may be left out. Called now and then, between entries. (Bodies
+    /// of replies already given are the engine's care.)
+    fn take_body_changes(&mut self, changes: &mut BodyChanges) {
+        let _ = changes;
+    }
+
+    /// Appends all entries of which a later reply may name a body, rising, each once. Called after a
+    /// [`restore`](Self::restore), which leaves no change to be taken.
+    fn live_entries(&self, entries: &mut Vec<LogIndex>) {
+        let _ = entries;
+    }
 
     /// The oldest entry of which a later reply may name a body, if there is one: the log keeps it
     /// and what follows. (Bodies of replies already given are the engine's care.)

@@ -289,6 +289,7 @@ impl Cluster {
                 | Event::Membership { .. }
                 | Event::Removed { .. }
                 | Event::Installed { .. }
+                | Event::Lost { .. }
                 | Event::Fatal { .. } => {}
             }
         }

@@ -113,7 +113,8 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-const STANDING: Standing = Standing { priority: 0, is_fit: true };
+const STANDING: Standing =
+    Standing { priority: 0, is_fit: true, is_complete: true, is_whole: true };
 
 fn body(say: Say) -> Body {
     match say {

@@ -296,6 +296,12 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
                 tracing::info!(index = index.0, "installed a snapshot");
                 self.log_time = hlc;
             }
+            Event::Lost { index } => {
+                tracing::error!(
+                    index = index.0,
+                    "an entry with messages in it is on no member any more"
+                );
+            }
             Event::Fatal { reason } => return Err(NodeError::Disk { reason }),
         }
         Ok(())

@@ -50,6 +50,8 @@ fn status(leader: Option<u64>) -> Status {
         membership_index: LogIndex(0),
         is_removed: false,
         is_fit: true,
+        missing: 0,
+        lost: 0,
         snapshot_index: LogIndex(0),
         followers: Vec::new(),
         transfer: None,

@@ -15,7 +15,8 @@ use engine::storage::{HardState, Persist};
 use engine::time::Micros;
 use std::collections::BTreeMap;
 
-const STANDING: Standing = Standing { priority: 0, is_fit: true };
+const STANDING: Standing =
+    Standing { priority: 0, is_fit: true, is_complete: true, is_whole: true };
 
 /// One of them.
 pub struct Member {
@@ -33,6 +34,8 @@ pub struct Member {
     pub reads_failed: Vec<u64>,
     /// Why leadership was not handed over, each time.
     pub transfers_ended: Vec<TransferError>,
+    /// What it was told that it has acknowledged, and its log does not reach.
+    pub older_than: Option<LogIndex>,
     /// Whether it has crashed and not come back: it hears and does nothing.
     pub is_down: bool,
 }
@@ -122,6 +125,7 @@ impl Group {
             reads: Vec::new(),
             reads_failed: Vec::new(),
             transfers_ended: Vec::new(),
+            older_than: None,
             is_down: false,
         };
         let proposals = images.iter().filter_map(|image| image.log.last()).map(|r| r.hlc().0).max();
@@ -240,6 +244,7 @@ impl Group {
                 self.member(node).reads_failed.extend(tokens.iter().map(|token| token.0));
             }
             Output::Truncated { .. } => {}
+            Output::OlderCopy { matched } => self.member(node).older_than = Some(matched),
         }
     }
 
@@ -284,7 +289,10 @@ impl Group {
             | Body::TimeoutNow
             | Body::ReadRequest { .. }
             | Body::ReadResponse { .. }
-            | Body::Removed { .. } => {}
+            | Body::Removed { .. }
+            | Body::RecordsRequest { .. }
+            | Body::Records { .. }
+            | Body::OlderCopy { .. } => {}
         }
     }
 
@@ -347,6 +355,7 @@ impl Group {
             reads: Vec::new(),
             reads_failed: Vec::new(),
             transfers_ended: Vec::new(),
+            older_than: None,
             is_down: false,
         });
         node

@@ -5,7 +5,8 @@ use engine::raft::{AppendOutcome, Body, LogPosition, Message, Snapshot, Standing
 use engine::record::Record;
 
 /// A follower that may lead.
-pub const STANDING: Standing = Standing { priority: 0, is_fit: true };
+pub const STANDING: Standing =
+    Standing { priority: 0, is_fit: true, is_complete: true, is_whole: true };
 
 /// The place of an entry; `(0, 0)` is before the first.
 #[must_use]

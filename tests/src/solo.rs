@@ -39,6 +39,8 @@ pub struct Solo {
     pub reads_failed: Vec<u64>,
     /// Why leadership was not handed over, each time.
     pub transfers_ended: Vec<TransferError>,
+    /// Told that the log ends before what this member has acknowledged.
+    pub older_than: Option<u64>,
     /// Pieces of its snapshot that it asked for: follower, last entry, offset and length.
     pub pieces: Vec<(u64, u64, u64, usize)>,
     /// Entries of which a snapshot is wanted.
@@ -79,6 +81,7 @@ impl Solo {
             reads: Vec::new(),
             reads_failed: Vec::new(),
             transfers_ended: Vec::new(),
+            older_than: None,
             pieces: Vec::new(),
             wanted: Vec::new(),
             installed: Vec::new(),
@@ -195,6 +198,7 @@ impl Solo {
                 self.image.snapshot = Some(Snapshot::clone(&snapshot));
                 self.installed.push(*snapshot);
             }
+            Output::OlderCopy { matched } => self.older_than = Some(matched.0),
             Output::TransferEnded(error) => self.transfers_ended.push(error),
         }
     }

@@ -74,6 +74,8 @@ impl Alone {
                     Effect::SaveSnapshot(_)
                     | Effect::ReadSnapshot(_)
                     | Effect::Purge { .. }
+                    | Effect::Settle { .. }
+                    | Effect::Archive { .. }
                     | Effect::Send { .. }
                     | Effect::Event(_) => {}
                 }

@@ -67,6 +67,8 @@ impl Group {
                 | Effect::SaveSnapshot(_)
                 | Effect::ReadSnapshot(_)
                 | Effect::Purge { .. }
+                | Effect::Settle { .. }
+                | Effect::Archive { .. }
                 | Effect::Event(_) => {}
             }
         }

@@ -26,7 +26,7 @@ use engine::wire::peer::{read_message, write_message};
 use engine::wire::{
     self, FRAME_HEADER_BYTES, Frame, TailCheck, decode, missing_bytes, take_frame, write_frame,
 };
-use proptest::collection::vec;
+use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -284,17 +284,19 @@ fn status() -> impl Strategy<Value = NodeStatus> {
             responded_at: Micros(responded_at),
             is_fit: standing.is_fit,
             priority: standing.priority,
+            is_complete: standing.is_complete,
         },
     );
     let more =
         (membership(), index(), any::<[bool; 2]>(), index(), option::of(node()), any::<u8>());
-    let all = (names, any::<[u64; 13]>(), vec(follower, 0..7), more);
+    let all = (names, any::<[u64; 15]>(), vec(follower, 0..7), more);
     all.prop_map(|(names, numbers, followers, more)| {
         let (node, cluster, role, version, leader) = names;
         let (membership, membership_index, is, snapshot_index, transfer, priority) = more;
         let [is_removed, is_fit] = is;
         let [term, first, last, durable, commit, applied, rest @ ..] = numbers;
-        let [log_time, messages, queues, sessions, segments, log_bytes, uptime] = rest;
+        let [log_time, messages, queues, sessions, segments, log_bytes, rest @ ..] = rest;
+        let [uptime, missing, lost] = rest;
         NodeStatus {
             node,
             cluster,
@@ -316,6 +318,8 @@ fn status() -> impl Strategy<Value = NodeStatus> {
             membership_index,
             is_removed,
             is_fit,
+            missing,
+            lost,
             snapshot_index,
             followers,
             transfer,
@@ -344,7 +348,12 @@ prop_compose! {
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
-    any::<(u8, bool)>().prop_map(|(priority, is_fit)| Standing { priority, is_fit })
+    any::<(u8, [bool; 3])>().prop_map(|(priority, [is_fit, is_complete, is_whole])| Standing {
+        priority,
+        is_fit,
+        is_complete,
+        is_whole,
+    })
 }
 
 fn membership() -> impl Strategy<Value = Membership> {
@@ -366,6 +375,11 @@ fn snapshot_piece() -> impl Strategy<Value = Body> {
             Body::Snapshot { round, meta: Box::new(meta), offset, chunk: Bytes::from(chunk) }
         },
     )
+}
+
+/// Rising.
+fn indices() -> impl Strategy<Value = Vec<LogIndex>> {
+    btree_set(index(), 0..5).prop_map(|indices| indices.into_iter().collect())
 }
 
 fn peer_message() -> impl Strategy<Value = PeerMessage> {
@@ -402,6 +416,10 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         any::<u64>().prop_map(|id| Body::ReadRequest { id }),
         (any::<u64>(), index()).prop_map(|(id, index)| Body::ReadResponse { id, index }),
         index().prop_map(|membership_index| Body::Removed { membership_index }),
+        indices().prop_map(|indices| Body::RecordsRequest { indices }),
+        (vec(record(), 0..4), indices(), index())
+            .prop_map(|(records, absent, applied)| Body::Records { records, absent, applied }),
+        index().prop_map(|matched| Body::OlderCopy { matched }),
     ];
     (term(), body).prop_map(|(term, body)| PeerMessage { term, body })
 }

@@ -376,6 +376,7 @@ fn follower_json(status: &NodeStatus, follower: &FollowerStatus) -> Value {
         "flow": flow,
         "silent_ms": status.uptime.since(follower.responded_at).as_millis(),
         "fit": follower.is_fit,
+        "complete": follower.is_complete,
         "priority": follower.priority,
     })
 }
@@ -406,6 +407,8 @@ fn status_json(status: &NodeStatus) -> Value {
         "state": state(status),
         "removed": status.is_removed,
         "fit": status.is_fit,
+        "missing": status.missing,
+        "lost": status.lost,
         "priority": status.priority,
         "snapshot_index": status.snapshot_index.0,
         "membership_index": status.membership_index.0,

@@ -360,6 +360,7 @@ fn member_json(members: &Members, member: &MemberStatus) -> Value {
         "match_index": member.match_index.0,
         "lag": lag(members, member),
         "fit": member.is_fit,
+        "complete": member.is_complete,
         "priority": member.priority,
     })
 }

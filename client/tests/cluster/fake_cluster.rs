@@ -263,6 +263,8 @@ impl World {
             membership_index: LogIndex::ZERO,
             is_removed: false,
             is_fit: true,
+            missing: 0,
+            lost: 0,
             snapshot_index: LogIndex::ZERO,
             followers: Vec::new(),
             transfer: None,

@@ -61,8 +61,12 @@ pub struct Status {
     pub membership_index: LogIndex,
     /// Whether this node was a member and is no more.
     pub is_removed: bool,
-    /// Whether its disk, its clock and its state machine keep up, so that it may lead.
+    /// Whether its disk, its clock and its state machine keep up and it lacks nothing, so that it may lead.
     pub is_fit: bool,
+    /// Entries that it lacks and gets from the others.
+    pub missing: u64,
+    /// Entries that its state refers to and no member has any more.
+    pub lost: u64,
     /// The last entry in the newest snapshot; 0 if there is none.
     pub snapshot_index: LogIndex,
     /// On a leader: each other member.

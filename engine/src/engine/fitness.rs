@@ -39,6 +39,7 @@ impl Fitness {
         now: Now,
         (applied_index, commit_index): (LogIndex, LogIndex),
         stall: Micros,
+        is_incomplete: bool,
     ) -> Handicap {
         self.look_at = now.monotonic + LOOK_EVERY;
         self.watch_clocks(now);
@@ -48,6 +49,7 @@ impl Fitness {
         Handicap {
             is_apply_stalled: now.monotonic.since(self.applied.1) >= stall,
             is_clock_bad: self.bad_windows >= 2,
+            is_incomplete,
         }
     }
 
@@ -77,7 +79,7 @@ mod tests {
     }
 
     fn watch(fitness: &mut Fitness, now: Now) -> Handicap {
-        fitness.watch(now, (LogIndex(1), LogIndex(1)), Micros::from_millis(300))
+        fitness.watch(now, (LogIndex(1), LogIndex(1)), Micros::from_millis(300), false)
     }
 
     #[test]
@@ -112,7 +114,8 @@ mod tests {
         let mut fitness = Fitness::default();
         let stall = Micros::from_millis(300);
         let mut watch = |ms, applied, commit| {
-            fitness.watch(at(ms, ms), (LogIndex(applied), LogIndex(commit)), stall).is_apply_stalled
+            let indices = (LogIndex(applied), LogIndex(commit));
+            fitness.watch(at(ms, ms), indices, stall, false).is_apply_stalled
         };
         assert!(!watch(0, 5, 5));
         assert!(!watch(1_000, 5, 5), "nothing waits");

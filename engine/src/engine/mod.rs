@@ -15,6 +15,7 @@ mod config;
 mod fitness;
 mod propose;
 mod read;
+mod repair;
 mod snapshots;
 
 pub use crate::raft::RoleName;
@@ -31,6 +32,7 @@ use crate::state_machine::{RestoreError, StateMachine};
 use crate::storage::{IoId, Persist, Recovered};
 use crate::time::{Micros, Now};
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bodies::{Bodies, Fetches};
@@ -39,6 +41,7 @@ use change::Changes;
 use fitness::Fitness;
 use propose::Proposals;
 use read::ReadQueue;
+use repair::Repair;
 use snapshots::Snapshots;
 
 /// Bytes of entries that are applied in one turn. A member that has a long log to apply, as after a
@@ -85,6 +88,11 @@ pub enum Input {
         /// The piece.
         bytes: Bytes,
     },
+    /// The store has no whole record of these entries, though it should: so it found when it settled, when
+    /// it read, or when it looked over what it has. Rising.
+    Missing(Vec<LogIndex>),
+    /// Records that were handed over with [`Effect::Archive`] are durable: the store has these entries again.
+    Archived(Vec<LogIndex>),
     /// The driver's loop turned: seal the batch, look at the deadlines.
     Turn,
 }
@@ -101,10 +109,28 @@ pub enum Effect<R> {
     SaveSnapshot(Box<Snapshot>),
     /// Read a piece of a saved snapshot.
     ReadSnapshot(SnapshotRead),
-    /// Entries before this one are needed no more.
+    /// The log begins with `first` from now on. Of the entries before it the store keeps those that it
+    /// kept already and those in `keep`, without those in `release`.
     Purge {
-        /// The first that stays.
+        /// The first entry of the log.
         first: LogIndex,
+        /// Entries that fall behind `first` now and are needed for the bodies in them; rising.
+        keep: Vec<LogIndex>,
+        /// Entries that had fallen behind before, and are needed no more; rising.
+        release: Vec<LogIndex>,
+    },
+    /// After a recovery, and after the log has begun anew: of the entries before the log's first these
+    /// are needed, and no others. Answered with [`Input::Missing`]: those of them that the store lacks, and
+    /// those of the log that it lost.
+    Settle {
+        /// Rising.
+        live: Vec<LogIndex>,
+    },
+    /// Records that the store lacks and another member had: make them durable beside the log, and report
+    /// that with [`Input::Archived`]. They are of committed entries, and change nothing of the log.
+    Archive {
+        /// Rising.
+        records: Vec<Record>,
     },
     /// Send this; it may be lost.
     Send {
@@ -201,6 +227,12 @@ pub enum Event {
         /// Its stamp.
         hlc: Hlc,
     },
+    /// A record that the state refers to is on no member any more: the bodies in it are lost. Who asks
+    /// for them is told so.
+    Lost {
+        /// The entry.
+        index: LogIndex,
+    },
     /// The disk failed, or an entry cannot be applied. Nothing more is done or answered; the process
     /// must end. A failed fsync is never retried.
     Fatal {
@@ -233,6 +265,7 @@ pub struct Engine<S: StateMachine> {
     reads: ReadQueue<S::Reply>,
     bodies: Bodies<S::Reply>,
     fetches: Fetches,
+    repair: Repair,
     /// When log time must be moved on, on the monotonic clock, if this member leads.
     tick_at: Option<Micros>,
     /// The last role that was told.
@@ -289,6 +322,7 @@ impl<S: StateMachine> Engine<S> {
             reads: ReadQueue::default(),
             bodies: Bodies::default(),
             fetches: Fetches::default(),
+            repair: Repair::default(),
             tick_at: None,
             group: config.group,
             seed: ChecksumSeed::of(config.cluster, config.group),
@@ -321,6 +355,8 @@ impl<S: StateMachine> Engine<S> {
                 self.raft.on_persisted(io, now.monotonic, &mut self.outputs);
                 self.after_raft(now, effects);
             }
+            Input::Missing(indices) => self.on_missing(&indices),
+            Input::Archived(indices) => self.on_archived(&indices, effects),
             Input::SnapshotSaved(index) => self.on_snapshot_saved(index),
             Input::SnapshotRead { id, bytes } => self.on_snapshot_read(now, id, bytes, effects),
             Input::Fetched { id, records } => self.on_fetched(now, id, records, effects),
@@ -370,7 +406,8 @@ impl<S: StateMachine> Engine<S> {
             return;
         }
         let indices = (self.applied_index, self.raft.commit_index());
-        let handicap = self.fitness.watch(now, indices, self.transfer_patience);
+        let handicap =
+            self.fitness.watch(now, indices, self.transfer_patience, self.repair.missing() > 0);
         self.raft.set_handicap(handicap);
     }
 
@@ -499,6 +536,7 @@ impl<S: StateMachine> Engine<S> {
             Output::Install(snapshot) => self.install(*snapshot, effects),
             Output::TransferEnded(error) => self.end_transfer(error, effects),
             Output::Truncated { from } => effects.push(Effect::Event(Event::Truncated { from })),
+            Output::OlderCopy { matched } => self.fail(older_copy(&self.raft, matched), effects),
         }
     }
 
@@ -559,6 +597,16 @@ impl<S: StateMachine> Engine<S> {
     }
 }
 
+/// Why a member stops whose log ends before what it has once acknowledged.
+fn older_copy(raft: &Raft, matched: LogIndex) -> String {
+    let (node, last) = (raft.node(), raft.last_index());
+    format!(
+        "the data of node {node} is an older copy: its log ends at {last}, and it has acknowledged entry \
+         {matched} to the leader; move the directory away, remove node {node} from the cluster and let \
+         this one join anew, with an empty directory and under another id"
+    )
+}
+
 /// What those around an engine may know of it.
 impl<S: StateMachine> Engine<S> {
     /// How it is.
@@ -579,6 +627,8 @@ impl<S: StateMachine> Engine<S> {
             membership_index: self.raft.membership_index(),
             is_removed: self.raft.is_removed(),
             is_fit: self.raft.is_fit(),
+            missing: self.repair.missing(),
+            lost: self.repair.lost(),
             snapshot_index: self.raft.snapshot().map_or(LogIndex::ZERO, |meta| meta.last.index),
             followers: self.raft.followers(),
             transfer: self.raft.transferring_to(),

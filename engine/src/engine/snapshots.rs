@@ -86,7 +86,7 @@ impl<S: StateMachine> Engine<S> {
             && self.fetches.oldest().is_none_or(|oldest| oldest >= first)
         {
             self.snapshots.purge = None;
-            effects.push(Effect::Purge { first });
+            effects.push(Effect::Purge { first, keep: Vec::new(), release: Vec::new() });
         }
     }
 

@@ -32,8 +32,12 @@ impl Raft {
         let (_, committed) = self.log.memberships().at(self.commit_index);
         (self.membership().is_voter(me) || committed.is_voter(me))
             && !self.is_removed()
-            && self.damaged_to.is_none()
-            && self.log.last() >= self.vouched_position()
+            && self.is_whole()
+    }
+
+    /// Whether the log reaches as far as this member ever vouched for.
+    pub(super) fn is_whole(&self) -> bool {
+        self.damaged_to.is_none() && self.log.last() >= self.vouched_position()
     }
 
     /// The end of what this member has vouched for: of its log, or of the snapshot that its log has

@@ -147,6 +147,16 @@ impl Raft {
         self.respond_to_append(leader, AppendOutcome::Matched { match_index }, out);
     }
 
+    /// The leader of this term has been told of an entry that this log, which nobody knows to be damaged,
+    /// does not reach.
+    pub(super) fn on_older_copy(&self, from: NodeId, matched: LogIndex, out: &mut Vec<Output>) {
+        let is_from_leader =
+            matches!(&self.role, Role::Follower(role) if role.leader == Some(from));
+        if is_from_leader && self.is_whole() && self.log.last_index() < matched {
+            out.push(Output::OlderCopy { matched });
+        }
+    }
+
     /// More became durable: the leader wants to know.
     pub(super) fn report_progress(&mut self, out: &mut Vec<Output>) {
         let durable_index = self.log.durable_index();

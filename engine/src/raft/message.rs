@@ -106,6 +106,28 @@ pub enum Body {
         /// The committed entry that says so.
         membership_index: LogIndex,
     },
+    /// Records that the sender lacks. This and its answer have nothing to do with terms: they are of
+    /// committed entries, which are the same everywhere; see `engine::repair`.
+    RecordsRequest {
+        /// Rising, at most [`RECORDS_REQUEST_MAX`](crate::limits::RECORDS_REQUEST_MAX) of them.
+        indices: Vec<LogIndex>,
+    },
+    /// The answer: as many of them as fit, from the first one on.
+    Records {
+        /// Rising.
+        records: Vec<Record>,
+        /// Those that the sender does not have, rising, and before the last of which it has all that
+        /// `records` does not name either.
+        absent: Vec<LogIndex>,
+        /// What the sender had applied then: what it has let go, no later state refers to.
+        applied: LogIndex,
+    },
+    /// Your log ends before an entry that you have told this leader of as durable, in this very term: your
+    /// directory is an older copy of itself.
+    OlderCopy {
+        /// That entry.
+        matched: LogIndex,
+    },
 }
 
 /// What a follower tells of itself, so that the leader knows to whom it can hand over.
@@ -113,8 +135,13 @@ pub enum Body {
 pub struct Standing {
     /// Its priority: leadership goes to the highest that is fit.
     pub priority: u8,
-    /// Whether its disk, its clock and its state machine keep up.
+    /// Whether its disk, its clock and its state machine keep up, and it lacks nothing.
     pub is_fit: bool,
+    /// Whether it has every record that its state refers to, as far as any member has.
+    pub is_complete: bool,
+    /// Whether its log reaches as far as it has ever vouched for. One that knows of damage says no until
+    /// the log is filled again, so that nobody takes it for an older copy.
+    pub is_whole: bool,
 }
 
 /// Term and index of an entry; both 0 before the first.

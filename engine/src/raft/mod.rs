@@ -133,6 +133,11 @@ pub enum Output {
         /// The first that went.
         from: LogIndex,
     },
+    /// The log ends before an entry that this member has once acknowledged: it must do nothing more.
+    OlderCopy {
+        /// That entry.
+        matched: LogIndex,
+    },
 }
 
 /// What a member is, for those who watch it.
@@ -196,6 +201,8 @@ pub struct Handicap {
     pub is_apply_stalled: bool,
     /// The monotonic clock does not go as the wall clock does.
     pub is_clock_bad: bool,
+    /// Records are missing here that the state refers to, and that another member may have.
+    pub is_incomplete: bool,
 }
 
 /// Everything that has an influence on what a member does next, but the random numbers to come.
@@ -268,8 +275,24 @@ impl Raft {
         if is_nobody || message.term > TERM_MAX {
             return;
         }
-        if let Body::Removed { membership_index } = message.body {
-            return self.on_removed(membership_index, now, out);
+        match message.body {
+            Body::Removed { membership_index } => {
+                return self.on_removed(membership_index, now, out);
+            }
+            // Of committed entries, which have nothing to do with terms: not Raft's.
+            Body::RecordsRequest { .. } | Body::Records { .. } => return,
+            Body::PreVoteRequest { .. }
+            | Body::PreVoteResponse { .. }
+            | Body::VoteRequest { .. }
+            | Body::VoteResponse { .. }
+            | Body::Append { .. }
+            | Body::AppendResponse { .. }
+            | Body::Snapshot { .. }
+            | Body::SnapshotResponse { .. }
+            | Body::TimeoutNow
+            | Body::ReadRequest { .. }
+            | Body::ReadResponse { .. }
+            | Body::OlderCopy { .. } => {}
         }
         if self.tell_removed(from, &message, out) || !self.admit_term(from, &message, now, out) {
             return;
@@ -300,7 +323,9 @@ impl Raft {
             Body::TimeoutNow => self.on_timeout_now(from, now, out),
             Body::ReadRequest { id } => self.on_read_request(from, id),
             Body::ReadResponse { id, index } => self.on_read_response(id, index, out),
-            Body::Removed { .. } => {}
+            // Taken above.
+            Body::Removed { .. } | Body::RecordsRequest { .. } | Body::Records { .. } => {}
+            Body::OlderCopy { matched } => self.on_older_copy(from, matched, out),
         }
     }
 
@@ -334,6 +359,9 @@ impl Raft {
                 | Body::TimeoutNow
                 | Body::ReadRequest { .. }
                 | Body::ReadResponse { .. }
+                | Body::OlderCopy { .. }
+                | Body::RecordsRequest { .. }
+                | Body::Records { .. }
                 | Body::Removed { .. } => {
                     self.become_follower(message.term, None, now, out);
                 }
@@ -361,6 +389,9 @@ impl Raft {
             | Body::TimeoutNow
             | Body::ReadRequest { .. }
             | Body::ReadResponse { .. }
+            | Body::OlderCopy { .. }
+            | Body::RecordsRequest { .. }
+            | Body::Records { .. }
             | Body::Removed { .. } => {}
         }
         false
@@ -484,7 +515,12 @@ impl Raft {
 
     /// What this member tells of itself.
     fn standing(&self) -> Standing {
-        Standing { priority: self.settings.priority, is_fit: self.is_fit }
+        Standing {
+            priority: self.settings.priority,
+            is_fit: self.is_fit,
+            is_complete: !self.handicap.is_incomplete,
+            is_whole: self.is_whole(),
+        }
     }
 
     /// Whether the disk has been busy with one job for two election timeouts: then it has stalled, and

@@ -28,6 +28,8 @@ pub struct FollowerStatus {
     pub is_fit: bool,
     /// Its priority, as it says.
     pub priority: u8,
+    /// Whether it has every record that its state refers to, as it says.
+    pub is_complete: bool,
 }
 
 /// How entries go to a follower.
@@ -176,7 +178,7 @@ impl Progress {
             confirmed_round: 0,
             trusted_from_round: 0,
             is_fetching: false,
-            standing: Standing { priority: 0, is_fit: false },
+            standing: Standing { priority: 0, is_fit: false, is_complete: false, is_whole: true },
             catch_up: CatchUp::default(),
             departs_by: None,
         }
@@ -198,6 +200,7 @@ impl Progress {
             responded_at: self.responded_at,
             is_fit: self.standing.is_fit,
             priority: self.standing.priority,
+            is_complete: self.standing.is_complete,
         }
     }
 

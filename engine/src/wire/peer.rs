@@ -10,6 +10,7 @@ use crate::limits;
 use crate::raft::{AppendOutcome, Body, LogPosition, Message, SnapshotMeta, Standing};
 use crate::record::{ChecksumSeed, Record};
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 use bincode::{Decode, Encode};
 use bytes::{Bytes, BytesMut};
@@ -71,6 +72,18 @@ enum PeerBody {
     Removed {
         membership_index: LogIndex,
     },
+    RecordsRequest {
+        indices: Vec<LogIndex>,
+    },
+    /// The tail is the records.
+    Records {
+        records: u32,
+        absent: Vec<LogIndex>,
+        applied: LogIndex,
+    },
+    OlderCopy {
+        matched: LogIndex,
+    },
 }
 
 /// Appends a message as a frame.
@@ -107,6 +120,13 @@ pub fn write_message(out: &mut BytesMut, group: GroupId, message: &Message) {
         Body::Removed { membership_index } => {
             PeerBody::Removed { membership_index: *membership_index }
         }
+        Body::RecordsRequest { indices } => PeerBody::RecordsRequest { indices: indices.clone() },
+        Body::Records { records, absent, applied } => {
+            tail.extend(records.iter().map(|record| record.bytes().clone()));
+            let records = u32::try_from(records.len()).expect("limits");
+            PeerBody::Records { records, absent: absent.clone(), applied: *applied }
+        }
+        Body::OlderCopy { matched } => PeerBody::OlderCopy { matched: *matched },
     };
     write_frame(out, &PeerHead { group, term: message.term, body }, &tail, check);
 }
@@ -132,14 +152,8 @@ pub fn read_message(
         PeerBody::VoteRequest { last, is_transfer } => Body::VoteRequest { last, is_transfer },
         PeerBody::VoteResponse { granted } => Body::VoteResponse { granted },
         PeerBody::Append { previous, commit, round, records: count } => {
-            if count as usize > limits::APPEND_RECORDS_MAX {
-                return Err(tail_error(alloc::format!("{count} records in one append")));
-            }
-            let mut records = Vec::with_capacity(count as usize);
-            for _ in 0..count {
-                let record = Record::take(seed, &mut tail);
-                records.push(record.map_err(|error| tail_error(alloc::format!("{error}")))?);
-            }
+            let records = take_records(seed, count, limits::APPEND_RECORDS_MAX, &mut tail)
+                .map_err(tail_error)?;
             Body::Append { previous, commit, round, records }
         }
         PeerBody::AppendResponse { round, standing, outcome } => {
@@ -156,9 +170,49 @@ pub fn read_message(
         PeerBody::ReadRequest { id } => Body::ReadRequest { id },
         PeerBody::ReadResponse { id, index } => Body::ReadResponse { id, index },
         PeerBody::Removed { membership_index } => Body::Removed { membership_index },
+        PeerBody::RecordsRequest { indices } => {
+            check_indices(&indices).map_err(tail_error)?;
+            Body::RecordsRequest { indices }
+        }
+        PeerBody::Records { records: count, absent, applied } => {
+            check_indices(&absent).map_err(tail_error)?;
+            let records = take_records(seed, count, limits::RECORDS_REQUEST_MAX, &mut tail)
+                .map_err(tail_error)?;
+            Body::Records { records, absent, applied }
+        }
+        PeerBody::OlderCopy { matched } => Body::OlderCopy { matched },
     };
     if !tail.is_empty() {
         return Err(tail_error(alloc::format!("{} bytes after the last record", tail.len())));
     }
     Ok(Message { term: head.term, body })
+}
+
+/// Takes `count` verified records off the front of a tail.
+fn take_records(
+    seed: ChecksumSeed,
+    count: u32,
+    max: usize,
+    tail: &mut Bytes,
+) -> Result<Vec<Record>, String> {
+    if count as usize > max {
+        return Err(alloc::format!("{count} records in one message, of which there may be {max}"));
+    }
+    let mut records = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        records.push(Record::take(seed, tail).map_err(|error| alloc::format!("{error}"))?);
+    }
+    Ok(records)
+}
+
+/// Indices rise, and are no more than one message may name.
+fn check_indices(indices: &[LogIndex]) -> Result<(), String> {
+    let max = limits::RECORDS_REQUEST_MAX;
+    if indices.len() > max || !indices.is_sorted_by(|a, b| a < b) {
+        let count = indices.len();
+        return Err(alloc::format!(
+            "{count} indices, of which {max} may be in one message, rising"
+        ));
+    }
+    Ok(())
 }

@@ -69,6 +69,8 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
             membership_index: status.membership_index,
             is_removed: status.is_removed,
             is_fit: status.is_fit,
+            missing: status.missing,
+            lost: status.lost,
             snapshot_index: status.snapshot_index,
             followers: status.followers,
             transfer: status.transfer,

@@ -256,6 +256,7 @@ impl Outcome {
                 out.into_iter().for_each(|output| self.take(output));
             }
             Output::Truncated { .. } => self.is_truncated = true,
+            Output::OlderCopy { .. } => unreachable!("no disk is replaced here"),
             Output::ReadsReady { .. } | Output::ReadsFailed { .. } | Output::TransferEnded(_) => {}
             Output::ReadSnapshot { .. } | Output::WantSnapshot { .. } | Output::Install(_) => {
                 unreachable!("nothing is purged here, so that nobody needs a snapshot")

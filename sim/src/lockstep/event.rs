@@ -168,6 +168,15 @@ pub(super) fn fingerprint(message: &Message) -> [u64; 2] {
         Body::ReadRequest { id } => [term << 4 | 11, *id],
         Body::ReadResponse { id, index } => [term << 4 | 12, id << 20 ^ index.0],
         Body::Removed { membership_index } => [term << 4 | 13, membership_index.0],
+        Body::RecordsRequest { indices } => {
+            let first = indices.first().map_or(0, |index| index.0);
+            [term << 4 | 15, first << 20 ^ indices.len() as u64]
+        }
+        Body::Records { records, absent, applied } => {
+            let counts = (records.len() as u64) << 10 | absent.len() as u64;
+            [term << 4 | 15, 1 << 63 | applied.0 << 20 ^ counts]
+        }
+        Body::OlderCopy { matched } => [term << 4 | 15, 1 << 62 | matched.0],
     }
 }
 

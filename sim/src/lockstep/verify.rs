@@ -60,6 +60,7 @@ impl World<'_> {
                 let applied = Applied { index, term, stamp: hlc };
                 self.committed.installed(now_us, NodeId(node), applied)?;
             }
+            Event::Lost { index } => self.trace_other(node, [6, index.0]),
             Event::Fatal { ref reason } => {
                 self.trace_other(node, [2, 0]);
                 *fatal = Some(reason.clone());

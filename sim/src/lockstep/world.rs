@@ -558,7 +558,7 @@ impl<'s> World<'s> {
     fn overhear(&mut self, from: u64, to: u64, message: &Message) -> Result<(), Violation> {
         let (now_us, sender, term) = (self.now_us, NodeId(from), message.term);
         match &message.body {
-            Body::Append { records, .. } => {
+            Body::Append { records, .. } | Body::Records { records, .. } => {
                 for record in records {
                     self.committed.saw_record(now_us, record)?;
                 }
@@ -575,7 +575,9 @@ impl<'s> World<'s> {
             | Body::SnapshotResponse { .. }
             | Body::ReadRequest { .. }
             | Body::ReadResponse { .. }
-            | Body::Removed { .. } => Ok(()),
+            | Body::Removed { .. }
+            | Body::RecordsRequest { .. }
+            | Body::OlderCopy { .. } => Ok(()),
             Body::Snapshot { meta, .. } => {
                 self.spring_ambush(from, Moment::SnapshotSent);
                 self.snapshots.saw(now_us, sender, meta, &self.committed)

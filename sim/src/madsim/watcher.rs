@@ -146,6 +146,7 @@ impl Observer for Watcher {
                 let result = world.committed.installed(world.now_us(), self.node, applied);
                 world.judge(result);
             }
+            Event::Lost { index } => world.event(kind::OTHER, node, [6, index.0]),
             Event::Fatal { .. } => world.event(kind::OTHER, node, [2, 0]),
         }
     }

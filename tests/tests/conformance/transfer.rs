@@ -181,7 +181,7 @@ fn a_transfer_ends_with_the_term() {
 /// these the one with most of the log.
 #[test]
 fn the_best_of_those_that_can_lead_is_chosen() {
-    let standing = |priority, is_fit| Standing { priority, is_fit };
+    let standing = |priority, is_fit| Standing { priority, is_fit, ..STANDING };
     let cases = [
         ([(2, standing(0, true)), (2, standing(0, true))], Some(3)),
         ([(2, standing(0, true)), (1, standing(0, true))], Some(2)),

@@ -381,6 +381,9 @@ fn describe(packet: &Packet) -> String {
         Body::ReadRequest { .. } => "read?".into(),
         Body::ReadResponse { index, .. } => format!("read from {index} on"),
         Body::Removed { membership_index } => format!("you were removed by {membership_index}"),
+        Body::RecordsRequest { indices } => format!("{} records?", indices.len()),
+        Body::Records { records, .. } => format!("{} records", records.len()),
+        Body::OlderCopy { matched } => format!("you have once acknowledged {matched}"),
     };
     format!("{}->{}  term {}  {what}", packet.from, packet.to, packet.message.term)
 }
