@@ -14,9 +14,9 @@ use engine::queue::{
     Browsed, Command, Delivered, Held, Message, MessageView, Query, QueueInfo, Queues, Receipt,
     ReceiveMode, Reply, Sent,
 };
-use engine::state_machine::{BodyRef, CommandContext, StateMachine, Watched};
+use engine::state_machine::{BodyChanges, BodyRef, CommandContext, StateMachine, Watched};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Short enough that random sequences see ids forgotten.
 const WINDOW_MILLIS: u64 = 50;
@@ -248,6 +248,11 @@ impl Model {
         in_queues.map(|message| message.receipt.position.index).min()
     }
 
+    fn live_entries(&self) -> BTreeSet<LogIndex> {
+        let in_queues = self.messages.iter().filter(|message| message.place != Place::Gone);
+        in_queues.map(|message| message.receipt.position.index).collect()
+    }
+
     fn next_deadline(&self) -> Option<Hlc> {
         self.messages.iter().filter_map(Known::until).min()
     }
@@ -308,6 +313,8 @@ struct Run {
     model: Model,
     machine: Queues,
     twin: Queues,
+    /// What the body changes of `machine` and of `twin` add up to.
+    live: [BTreeSet<LogIndex>; 2],
     context: CommandContext,
     received: Vec<Held>,
 }
@@ -320,6 +327,7 @@ impl Run {
             model: Model::default(),
             machine: Queues::new(&limits()),
             twin: Queues::new(&limits()),
+            live: [BTreeSet::new(), BTreeSet::new()],
             context,
             received: Vec::new(),
         }
@@ -415,7 +423,25 @@ impl Run {
     /// From now on the model is compared with a machine that has another history.
     fn restore(&mut self) {
         std::mem::swap(&mut self.machine, &mut self.twin);
+        self.live.swap(0, 1);
         self.machine.restore(&snapshot(&self.twin)).unwrap();
+        self.live[0] = live_entries(&self.machine);
+    }
+
+    /// Begun without ended is what is live, whenever somebody looks.
+    fn follow_body_changes(&mut self) {
+        for (machine, live) in [&mut self.machine, &mut self.twin].into_iter().zip(&mut self.live) {
+            let mut changes = BodyChanges::default();
+            machine.take_body_changes(&mut changes);
+            for index in changes.begun {
+                assert!(live.insert(index), "entry {index} begins twice");
+            }
+            for index in changes.ended {
+                assert!(live.remove(&index), "entry {index} ends and has not begun");
+            }
+            assert_eq!(*live, live_entries(machine));
+            assert_eq!(*live, self.model.live_entries());
+        }
     }
 
     fn compare(&self) {
@@ -453,6 +479,13 @@ impl Run {
             }
         }
     }
+}
+
+fn live_entries(machine: &Queues) -> BTreeSet<LogIndex> {
+    let mut live = Vec::new();
+    machine.live_entries(&mut live);
+    assert!(live.is_sorted_by(|a, b| a < b), "rising, each once");
+    BTreeSet::from_iter(live)
 }
 
 fn snapshot(machine: &Queues) -> Vec<u8> {
@@ -534,6 +567,10 @@ proptest! {
         for (step, new_entry) in steps.iter().zip(new_entries) {
             run.perform(step, new_entry);
             run.compare();
+            // Now and then several steps, of one entry too, add up first.
+            if new_entry {
+                run.follow_body_changes();
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position};
 use crate::limits::{self, Limits};
 use crate::state_machine::{
-    BodyRef, CommandContext, RestoreError, StateMachine, Watched, read_value,
+    BodyChanges, BodyRef, CommandContext, RestoreError, StateMachine, Watched, read_value,
 };
 use crate::wire;
 use alloc::boxed::Box;
@@ -292,6 +292,7 @@ impl Queues {
     /// A message is in no queue any more.
     fn become_gone(&mut self, number: SlotNo) {
         self.messages[number].set_state(State::Gone);
+        self.messages.on_gone(number);
         self.message_count -= 1;
         if !self.messages[number].is_remembered() {
             self.forget(number);
@@ -506,6 +507,16 @@ impl StateMachine for Queues {
 
     fn oldest_entry(&self) -> Option<LogIndex> {
         self.oldest_entry_in_queues()
+    }
+
+    fn take_body_changes(&mut self, changes: &mut BodyChanges) {
+        self.messages.take_changes(changes);
+    }
+
+    fn live_entries(&self, entries: &mut Vec<LogIndex>) {
+        let before = entries.len();
+        entries.extend(self.messages.live_entries());
+        entries[before..].sort_unstable();
     }
 
     fn write_reply(reply: &Reply, out: &mut Vec<u8>) {

@@ -12,7 +12,7 @@ use super::reply::Receipt;
 use super::slab::{Column, NONE, Slab};
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, MessageId, Position, Term};
-use crate::state_machine::CommandContext;
+use crate::state_machine::{BodyChanges, CommandContext};
 use core::ops::{Index, IndexMut};
 
 /// The number of a slot; [`NO_SLOT`] is none.
@@ -141,6 +141,8 @@ struct Entry {
     stamp: Hlc,
     /// Slots that refer to it.
     slots: u32,
+    /// Those of them whose messages are in a queue: somebody may ask for a body of this entry.
+    waiting: u32,
 }
 
 /// Slots and entries.
@@ -152,11 +154,19 @@ pub(super) struct Messages {
     entries: Slab<Entry>,
     /// The entry that brought the latest message, while it is in use.
     entry_latest: Option<(LogIndex, u32)>,
+    /// Not told yet.
+    changes: BodyChanges,
 }
 
 impl Messages {
-    pub(super) const fn new() -> Self {
-        Self { slots: Slab::new(), ids: Column::new(), entries: Slab::new(), entry_latest: None }
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Slab::new(),
+            ids: Column::new(),
+            entries: Slab::new(),
+            entry_latest: None,
+            changes: BodyChanges::default(),
+        }
     }
 
     /// Makes a slot for a message that `context`'s entry brings: available, remembered and fresh,
@@ -170,7 +180,12 @@ impl Messages {
         queue: u32,
     ) -> SlotNo {
         let entry = self.entry_of(context);
+        let is_new = self.entries[entry].slots == 0;
         self.entries[entry].slots += 1;
+        self.entries[entry].waiting += 1;
+        if self.entries[entry].waiting == 1 {
+            self.begin(context.index, is_new);
+        }
         let mut slot = Slot {
             entry,
             offset,
@@ -200,9 +215,43 @@ impl Messages {
         {
             return number;
         }
-        let number = self.entries.insert(Entry { index, term, stamp, slots: 0 });
+        let number = self.entries.insert(Entry { index, term, stamp, slots: 0, waiting: 0 });
         self.entry_latest = Some((index, number));
         number
+    }
+
+    /// A body of this entry may be asked for. One that is not new may have ceased to be such an entry a
+    /// moment ago: its messages were taken between two sends of the entry. Both cancel out then, as the
+    /// lists have no order between them; what is searched is what ended since, so this costs nothing.
+    fn begin(&mut self, index: LogIndex, is_new: bool) {
+        let ended = &mut self.changes.ended;
+        let at = if is_new { None } else { ended.iter().rposition(|ended| *ended == index) };
+        match at {
+            Some(at) => drop(ended.swap_remove(at)),
+            None => self.changes.begun.push(index),
+        }
+    }
+
+    /// A message is in no queue any more.
+    pub(super) fn on_gone(&mut self, number: SlotNo) {
+        let number_of_entry = self[number].entry;
+        let entry = &mut self.entries[number_of_entry];
+        entry.waiting -= 1;
+        if entry.waiting == 0 {
+            self.changes.ended.push(entry.index);
+        }
+    }
+
+    /// See [`StateMachine::take_body_changes`](crate::state_machine::StateMachine::take_body_changes).
+    pub(super) fn take_changes(&mut self, changes: &mut BodyChanges) {
+        changes.begun.append(&mut self.changes.begun);
+        changes.ended.append(&mut self.changes.ended);
+    }
+
+    /// The entries of messages that are in a queue, in any order.
+    pub(super) fn live_entries(&self) -> impl Iterator<Item = LogIndex> {
+        let live = self.entries.values().filter(|entry| entry.waiting > 0);
+        live.map(|entry| entry.index)
     }
 
     /// Frees a slot that is linked nowhere.

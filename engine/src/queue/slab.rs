@@ -47,6 +47,11 @@ impl<T> Slab<T> {
         self.free.push(number);
     }
 
+    /// The values of all places, also of free ones.
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten()
+    }
+
     /// Places in use.
     pub(super) fn used(&self) -> u32 {
         self.len - u32::try_from(self.free.len()).expect("no more free places than places")

@@ -32,7 +32,7 @@ use super::reply::Receipt;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position, Term};
 use crate::limits;
-use crate::state_machine::{CommandContext, RestoreError, SnapshotReader};
+use crate::state_machine::{BodyChanges, CommandContext, RestoreError, SnapshotReader};
 use crate::wire;
 use alloc::collections::BinaryHeap;
 use alloc::collections::binary_heap::PeekMut;
@@ -190,6 +190,8 @@ impl Queues {
             self.read_message(&mut reader, &mut last)?;
         }
         self.dedup.sends_since_forgetting = sends_since_forgetting;
+        // Nothing began or ended: whoever restores asks for all live entries.
+        self.messages.take_changes(&mut BodyChanges::default());
         reader.finish()
     }
 
@@ -211,6 +213,7 @@ impl Queues {
             reader.check(flags & !known == 0, "a message that is gone has more than a receipt")?;
             let number = self.restore_slot(reader, id, true, last)?;
             self.messages[number].set_state(State::Gone);
+            self.messages.on_gone(number);
             return Ok(());
         }
         if flags & QUEUE != 0 {
