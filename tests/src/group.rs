@@ -280,6 +280,7 @@ impl Group {
             Body::VoteResponse { granted: false }
             | Body::AppendResponse { outcome: AppendOutcome::Rejected { .. }, .. }
             | Body::AppendResponse { outcome: AppendOutcome::StaleTerm, .. }
+            | Body::AppendResponse { outcome: AppendOutcome::Lost { .. }, .. }
             | Body::Append { .. }
             | Body::AppendResponse { outcome: AppendOutcome::WantsSnapshot { .. }, .. }
             | Body::PreVoteRequest { .. }
@@ -487,6 +488,13 @@ impl Group {
         }
         member.reads.clear();
         member.is_down = true;
+    }
+
+    /// The member dies, its disk damages the entries from `first` on, and it comes back.
+    pub fn rot(&mut self, node: u64, first: u64) {
+        self.kill(node, usize::MAX);
+        self.member(node).image.rot(LogIndex(first));
+        self.restart(node);
     }
 
     /// A member that was killed comes back with what its disk holds.

@@ -17,6 +17,8 @@ pub struct Image {
     pub base: LogPosition,
     /// All entries after `base`.
     pub log: Vec<Record>,
+    /// Where the log ended before it rotted, until it reaches that again.
+    pub vouched: LogPosition,
 }
 
 impl Image {
@@ -38,6 +40,22 @@ impl Image {
             self.log.truncate(self.offset(first.index()));
             self.log.extend(persist.records.iter().cloned());
         }
+        if self.last() >= self.vouched {
+            self.vouched = LogPosition::default();
+        }
+    }
+
+    /// The disk has damaged the entries from `first` on, and the store has noticed.
+    pub fn rot(&mut self, first: LogIndex) {
+        self.vouched = self.vouched.max(self.last());
+        self.log.truncate(self.offset(first));
+    }
+
+    /// The place of the last entry.
+    #[must_use]
+    pub fn last(&self) -> LogPosition {
+        let last = self.log.last();
+        last.map_or(self.base, |last| LogPosition { term: last.term(), index: last.index() })
     }
 
     /// Where an entry is in `log`.
@@ -95,6 +113,7 @@ impl Image {
             last_index: self.last_index(),
             last_stamp: self.log.last().map_or(snapshot_stamp, Record::hlc),
             torn_bytes: 0,
+            vouched: self.vouched,
         }
     }
 }

@@ -92,6 +92,13 @@ pub fn wants_snapshot(term: u64, at_least: u64) -> Message {
     append_response(term, AppendOutcome::WantsSnapshot { at_least: LogIndex(at_least) })
 }
 
+/// A follower lacks the entry at `previous`, and its disk has lost what it had after `hint`.
+#[must_use]
+pub fn lost(term: u64, previous: u64, hint: LogPosition) -> Message {
+    let outcome = AppendOutcome::Lost { previous_index: LogIndex(previous), hint };
+    append_response(term, outcome)
+}
+
 /// A request for votes by order of the leader.
 #[must_use]
 pub fn transfer_vote_request(term: u64, last: LogPosition) -> Message {

@@ -392,6 +392,8 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
             .prop_map(|(previous_index, hint)| AppendOutcome::Rejected { previous_index, hint }),
         Just(AppendOutcome::StaleTerm),
         index().prop_map(|at_least| AppendOutcome::WantsSnapshot { at_least }),
+        (index(), log_position())
+            .prop_map(|(previous_index, hint)| AppendOutcome::Lost { previous_index, hint }),
     ];
     let body = prop_oneof![
         log_position().prop_map(|last| Body::PreVoteRequest { last }),

@@ -40,11 +40,11 @@ impl Raft {
         self.damaged_to.is_none() && self.log.last() >= self.vouched_position()
     }
 
-    /// The end of what this member has vouched for: of its log, or of the snapshot that its log has
-    /// yet to grow up to.
+    /// The end of what this member has vouched for: of its log, of the snapshot that its log has yet to
+    /// grow up to, or of the log that it had before its disk was damaged.
     pub(super) fn vouched_position(&self) -> LogPosition {
         let snapshot = self.snapshot.as_ref().map_or(LogPosition::default(), |meta| meta.last);
-        self.log.last().max(snapshot)
+        self.log.last().max(snapshot).max(self.vouched)
     }
 
     /// The voters but this member, as a copy without allocation.

@@ -40,6 +40,7 @@ impl Raft {
             Ok(was_news) => was_news,
             Err(Implausible) => return,
         };
+        self.note_growth();
         self.validated_index = self.validated_index.max(last_new);
         // Only up to the last entry that this append validated: what follows in our log may still
         // differ from the leader's (§5.3, Figure 2, AppendEntries step 5).
@@ -128,7 +129,12 @@ impl Raft {
         let hint = self.log.last_not_after(previous.index, previous.term);
         // What lies before the base is committed, and so agrees whatever its term.
         let hint = if hint.index < self.log.base().index { self.log.base() } else { hint };
-        let outcome = AppendOutcome::Rejected { previous_index: previous.index, hint };
+        let previous_index = previous.index;
+        let outcome = if self.is_healing() {
+            AppendOutcome::Lost { previous_index, hint }
+        } else {
+            AppendOutcome::Rejected { previous_index, hint }
+        };
         self.respond_to_append(from, outcome, out);
     }
 

@@ -1,10 +1,11 @@
-//! Followers that get a snapshot: collect its pieces, and begin the log anew when it is whole (§7).
+//! Followers that lack what they cannot get as entries, or have lost what they had: collect the pieces
+//! of a snapshot, and begin the log anew when it is whole (§7).
 //!
 //! The bytes are kept in memory until then. They are the same on every member that snapshots at the
 //! same entry, so that what has come is of use even if another leader sends the rest.
 //! Next: `replicate` for the other side, `snapshot` for what becomes of the log.
 
-use super::message::Body;
+use super::message::{Body, LogPosition};
 use super::role::Role;
 use super::snapshot::{Snapshot, SnapshotMeta};
 use super::{Output, Raft};
@@ -131,6 +132,34 @@ impl Raft {
                 let bytes = Bytes::from(bytes);
                 out.push(Output::Install(Box::new(Snapshot { meta, bytes })));
             }
+        }
+        self.note_growth();
+    }
+
+    /// Whether the disk has lost entries that this member vouched for, and it does not have them back.
+    ///
+    /// It takes entries as any follower does. It judges candidates as if its log still ended where it
+    /// did, and does not stand itself; so whoever is elected has all that was ever committed by its
+    /// word (Alagappan et al., "Protocol-Aware Recovery for Consensus-Based Storage", FAST 2018).
+    #[must_use]
+    pub fn is_healing(&self) -> bool {
+        self.vouched > LogPosition::default()
+    }
+
+    /// What this member has vouched for and its log does not reach; 0 if it reaches everything.
+    #[must_use]
+    pub fn vouched(&self) -> LogPosition {
+        self.vouched
+    }
+
+    /// The log has grown. If it ends no earlier than the lost one, in the order of §5.4.1, nothing that
+    /// was committed is missing from it. Its last entry came from the leader of that entry's term, and
+    /// with it, by log matching, all that this leader had before. If the lost log ended in that term
+    /// too, this one is no shorter; if in an earlier one, that leader was elected with all that was
+    /// committed by then.
+    pub(super) fn note_growth(&mut self) {
+        if self.log.last() >= self.vouched {
+            self.vouched = LogPosition::default();
         }
     }
 

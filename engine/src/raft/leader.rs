@@ -6,7 +6,7 @@
 //! Next: `replicate` for how entries go out, `reads`, `change` and `transfer` for the rest of a
 //! leader's work; `engine` applies what becomes committed.
 
-use super::message::{AppendOutcome, Standing};
+use super::message::{AppendOutcome, LogPosition, Standing};
 use super::progress::Progress;
 use super::role::{Leader, Reads, Role};
 use super::{Output, Raft};
@@ -132,7 +132,10 @@ impl Raft {
         let Some(progress) = self.on_response(from, round, standing, now) else { return };
         let is_outdated = round < progress.trusted_from_round;
         match outcome {
-            AppendOutcome::Matched { .. } | AppendOutcome::WantsSnapshot { .. } if is_outdated => {}
+            AppendOutcome::Matched { .. }
+            | AppendOutcome::WantsSnapshot { .. }
+            | AppendOutcome::Lost { .. }
+                if is_outdated => {}
             AppendOutcome::Matched { match_index } if match_index <= last_index => {
                 progress.on_matched(match_index, base);
                 progress.note_catch_up(last_index, election_timeout, now);
@@ -142,11 +145,11 @@ impl Raft {
             // Nobody can match more than there is: forged or damaged.
             AppendOutcome::Matched { .. } => return,
             AppendOutcome::Rejected { previous_index, hint } => {
-                let agreement = self.log.last_not_after(hint.index, hint.term).index;
-                let Some(progress) = self.progress_mut(from) else { return };
-                if progress.on_rejected(previous_index, agreement) {
-                    self.send_heartbeat(from, now, out);
-                }
+                self.on_rejected(from, previous_index, hint, now, out);
+            }
+            AppendOutcome::Lost { previous_index, hint } => {
+                self.on_lost(from, hint);
+                self.on_rejected(from, previous_index, hint, now, out);
             }
             AppendOutcome::WantsSnapshot { at_least } => {
                 self.on_wants_snapshot(from, at_least, now, out);
@@ -154,6 +157,34 @@ impl Raft {
         }
         self.release_reads(now, out);
         self.send_entries(from, now, out);
+    }
+
+    fn on_rejected(
+        &mut self,
+        from: NodeId,
+        previous_index: LogIndex,
+        hint: LogPosition,
+        now: Micros,
+        out: &mut Vec<Output>,
+    ) {
+        let agreement = self.log.last_not_after(hint.index, hint.term).index;
+        let Some(progress) = self.progress_mut(from) else { return };
+        if progress.on_rejected(previous_index, agreement) {
+            self.send_heartbeat(from, now, out);
+        }
+    }
+
+    /// A follower's disk has lost entries that it had matched in this term. They go again. What was
+    /// committed by counting it stays so: until it has them back it elects nobody who lacks them.
+    fn on_lost(&mut self, from: NodeId, hint: LogPosition) {
+        let agreement = self.log.last_not_after(hint.index, hint.term).index;
+        let Role::Leader(role) = &mut self.role else { return };
+        let next_round = role.reads.round + 1;
+        let Some(progress) = role.progress_mut(from) else { return };
+        if progress.match_index > agreement {
+            progress.on_lost(agreement, next_round);
+            role.reads.round = next_round;
+        }
     }
 
     /// Notes what every response says, and gives the follower's progress if the response can be.

@@ -178,4 +178,12 @@ pub enum AppendOutcome {
         /// The last entry that the snapshot must have.
         at_least: LogIndex,
     },
+    /// The follower has no entry like `previous`, as in a rejection; and whatever it matched before, in
+    /// this term too, counts no more: its disk has lost it.
+    Lost {
+        /// The index of the append's `previous`.
+        previous_index: LogIndex,
+        /// As in a rejection.
+        hint: LogPosition,
+    },
 }

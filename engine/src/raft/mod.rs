@@ -181,6 +181,9 @@ pub struct Raft {
     incoming: Option<Incoming>,
     /// Set while this member knows its log to be damaged: it needs a snapshot of at least this entry.
     damaged_to: Option<LogIndex>,
+    /// What this member has vouched for, while its log does not reach that any more because the disk
+    /// was damaged; 0 otherwise.
+    vouched: LogPosition,
     /// The entry that took this member out of the membership, as another has told.
     removed_at: Option<LogIndex>,
     /// What keeps this member from leading, besides its disk.
@@ -210,8 +213,10 @@ impl Hash for Raft {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { settings, rng: _, term, voted_for, hard_state_io, log, commit_index, .. } = self;
         (settings.node, term, voted_for, hard_state_io, log, commit_index).hash(state);
-        let Self { snapshot, incoming, damaged_to, removed_at, handicap, is_fit, .. } = self;
-        (snapshot, incoming, damaged_to, removed_at, handicap, is_fit).hash(state);
+        let Self { snapshot, incoming, damaged_to, vouched, removed_at, .. } = self;
+        (snapshot, incoming, damaged_to, vouched, removed_at).hash(state);
+        let Self { handicap, is_fit, .. } = self;
+        (handicap, is_fit).hash(state);
         let Self { validated_index, read_id, role, withheld, .. } = self;
         (validated_index, read_id, role, withheld).hash(state);
     }
@@ -237,6 +242,7 @@ impl Raft {
             snapshot: recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),
             incoming: None,
             damaged_to: None,
+            vouched: recovered.vouched,
             removed_at: None,
             handicap: Handicap::default(),
             is_fit: true,
@@ -251,6 +257,7 @@ impl Raft {
             withheld: VecDeque::new(),
             settings,
         };
+        raft.note_growth();
         raft.become_follower(raft.term, None, now, &mut Vec::new());
         // Before the crash it may have promised a leader not to elect another for a while, and that
         // leader's lease rests on it.

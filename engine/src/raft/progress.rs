@@ -279,6 +279,16 @@ impl Progress {
         true
     }
 
+    /// The follower has nothing of ours after `agreement` any more. Late answers may still say that it
+    /// has: only those count that have heard of `round`, which begins now.
+    pub(super) fn on_lost(&mut self, agreement: LogIndex, round: u64) {
+        self.match_index = agreement;
+        self.trusted_from_round = round;
+        if let Flow::Replicate(_) = self.flow {
+            self.flow = Flow::Replicate(Window::default());
+        }
+    }
+
     /// Begins and ends rounds of catching up; `last_index` is the end of our log.
     pub(super) fn note_catch_up(&mut self, last_index: LogIndex, timeout: Micros, now: Micros) {
         if self.match_index < self.catch_up.goal || !matches!(self.flow, Flow::Replicate(_)) {

@@ -158,6 +158,7 @@ impl Raft {
             Role::Leader(role) => {
                 assert_eq!(self.voted_for, Some(self.settings.node), "leader_votes_for_itself");
                 assert!(self.hard_state_io <= self.log.durable_io(), "leader_is_durably_so");
+                assert!(!self.is_healing(), "leader_has_what_it_vouched_for");
                 let is_new = role.first_index > self.log.last_index();
                 assert!(is_new || self.log.last().term == self.term, "leader_log_ends_in_its_term");
                 assert!(snapshot_last <= self.log.last_index(), "leader_has_what_its_snapshot_has");

@@ -92,6 +92,10 @@ pub struct Recovered {
     pub memberships: Vec<(LogIndex, Membership)>,
     /// Last entry; that of `base` if none.
     pub last_index: LogIndex,
+    /// The greatest place that this node may have vouched for, if damage has shortened the log since;
+    /// 0 if it has not. Until the log reaches it again, this node must not lead nor elect one that does
+    /// not reach it.
+    pub vouched: LogPosition,
     /// The last entry's stamp; 0 if there is none, or if it is before a snapshot's end and was not sent.
     pub last_stamp: Hlc,
     /// Bytes of a torn tail that were cut off, for the log.

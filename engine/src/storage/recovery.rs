@@ -16,6 +16,7 @@ use super::store::Store;
 use super::{Identity, IoId, Recovered};
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId};
 use crate::limits::{Limits, SEGMENT_BYTES_MAX};
+use crate::raft::LogPosition;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -123,6 +124,7 @@ impl Store {
             last_index: replay.last_index,
             last_stamp: last_stamp.unwrap_or(replay.last_stamp),
             torn_bytes: replay.torn_bytes,
+            vouched: LogPosition::default(),
             snapshot: chosen.snapshot,
         };
         let piece_bytes_max = limits.snapshot_chunk_bytes_max;

@@ -156,6 +156,9 @@ pub(super) fn fingerprint(message: &Message) -> [u64; 2] {
             }
             AppendOutcome::StaleTerm => [term << 4 | 14, *round],
             AppendOutcome::WantsSnapshot { at_least } => [term << 4 | 7, at_least.0 << 20 ^ round],
+            AppendOutcome::Lost { previous_index, hint } => {
+                [term << 4 | 15, previous_index.0 << 40 ^ hint.index.0 << 20 ^ round]
+            }
         },
         Body::Snapshot { round, meta, offset, chunk } => {
             let end = offset + chunk.len() as u64;

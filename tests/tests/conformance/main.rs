@@ -4,6 +4,7 @@
 mod check_quorum;
 mod election;
 mod flow;
+mod healing;
 mod membership;
 mod persistence;
 mod pre_vote;

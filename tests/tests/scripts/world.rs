@@ -370,6 +370,9 @@ fn describe(packet: &Packet) -> String {
         Body::AppendResponse { outcome: AppendOutcome::WantsSnapshot { at_least }, .. } => {
             format!("wants a snapshot of at least {at_least}")
         }
+        Body::AppendResponse { outcome: AppendOutcome::Lost { hint, .. }, .. } => {
+            format!("refused, its disk has lost entries, may agree to {}", place(*hint))
+        }
         Body::Snapshot { meta, offset, chunk, .. } => {
             let end = offset + chunk.len() as u64;
             format!("snapshot of {}, bytes {offset} to {end} of {}", place(meta.last), meta.bytes)
