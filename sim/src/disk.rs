@@ -211,6 +211,47 @@ impl SimDisk {
         true
     }
 
+    /// Replaces bytes where they lie, durably and without the process's doing; what would come after the
+    /// file's end is left out. Writes that are not durable yet keep their fates.
+    pub fn overwrite_at_rest(&mut self, file: FileName, offset: u64, bytes: &[u8]) {
+        let Some(inode) = self.names.get(&file) else { return };
+        let held = self.files.get_mut(inode).expect("a name always has its file");
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(held.len());
+        let end = start.saturating_add(bytes.len()).min(held.len());
+        held[start..end].copy_from_slice(&bytes[..end - start]);
+    }
+
+    /// Cuts a file to `len` bytes, durably and without the process's doing; with it goes whatever of
+    /// the file was not durable.
+    pub fn truncate_at_rest(&mut self, file: FileName, len: u64) {
+        let Some(bytes) = self.contents(file) else { return };
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
+        let bytes = bytes[..len].to_vec();
+        self.settle_file(file);
+        self.set_contents(file, bytes);
+    }
+
+    /// A file is gone for good.
+    pub fn lose_file(&mut self, file: FileName) {
+        self.settle_file(file);
+        if let Some(inode) = self.names.remove(&file) {
+            self.pending.retain(|entry| entry.inode != inode);
+            self.forget_nameless_files();
+        }
+    }
+
+    /// Another disk takes this one's place, as empty as it came from the factory.
+    pub fn vanish(&mut self) {
+        *self = Self::with_sector_bytes(self.sector_bytes);
+    }
+
+    /// Whatever was done to a file so far is durable.
+    fn settle_file(&mut self, file: FileName) {
+        if let Some(inode) = self.names.get(&file).copied() {
+            self.pending.retain(|entry| entry.inode != inode);
+        }
+    }
+
     /// Makes one operation fail once `operations_before` more have succeeded. It does nothing, and a
     /// sync that fails leaves the bytes readable, but no later sync of them makes them durable. A
     /// power failure that comes before disarms it.
