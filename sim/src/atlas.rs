@@ -154,8 +154,7 @@ pub fn may_damage(
                 copy.term() >= term && needs.iter().all(|needed| copy.holds(*needed))
             })
     };
-    let holders: Vec<NodeId> =
-        places.iter().filter(holds_all).map(|place| place.node).collect();
+    let holders: Vec<NodeId> = places.iter().filter(holds_all).map(|place| place.node).collect();
     if holders.len() >= quorum {
         return Ok(());
     }
@@ -214,10 +213,7 @@ mod tests {
     #[test]
     fn nothing_is_damaged_amid_an_election_or_a_joint_membership() {
         let mut places = vec![place(1, at(9, 2)), place(2, at(9, 2))];
-        let joint = Membership::joint(
-            [1, 2, 3].map(NodeId).to_vec(),
-            [1, 2].map(NodeId).to_vec(),
-        );
+        let joint = Membership::joint([1, 2, 3].map(NodeId).to_vec(), [1, 2].map(NodeId).to_vec());
         assert_eq!(may_damage(NodeId(3), None, at(9, 2), &joint, &places), Err(Refusal::Joint));
         places[0].is_campaigning = true;
         let refused = may_damage(NodeId(3), None, at(9, 2), &founders(3), &places);

@@ -110,13 +110,11 @@ pub fn misdirect(disk: &mut SimDisk, op: &DiskOp, stream: &mut Stream) -> Option
     disk.perform(&grown).expect("a simulated disk without an armed failure");
     let end = (at as usize + written.len()).min(victim_len as usize);
     disk.overwrite_at_rest(victim, at, &written[..end - at as usize]);
-    Some(format!(
-        "{} bytes meant for {file} at {offset} land in {victim} at {at}",
-        written.len()
-    ))
+    Some(format!("{} bytes meant for {file} at {offset} land in {victim} at {at}", written.len()))
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -160,8 +158,7 @@ mod tests {
             let mut disk = disk();
             misdirect(&mut disk, &op, &mut Stream::new(seed, "misdirect")).unwrap();
             assert_eq!(disk.contents(FileName::Segment(2)).unwrap()[5_000..], [0; 100]);
-            let nines: usize =
-                files(&mut disk).iter().flatten().filter(|byte| **byte == 9).count();
+            let nines: usize = files(&mut disk).iter().flatten().filter(|byte| **byte == 9).count();
             assert!((1..=100).contains(&nines), "{nines}");
         }
     }
