@@ -249,11 +249,6 @@ pub trait StateMachine {
         None
     }
 
-    /// Appends all entries of which a later reply may name a body, in any order.
-    fn live_entries(&self, live: &mut Vec<LogIndex>) {
-        let _ = live;
-    }
-
     /// Appends a reply that a session remembers. Its form belongs to the version that
     /// [`snapshot`](Self::snapshot) writes.
     fn write_reply(reply: &Self::Reply, out: &mut Vec<u8>);
