@@ -36,7 +36,6 @@ compile_error!(
 );
 
 mod api;
-mod backup;
 mod call;
 mod connection;
 mod driver;
@@ -51,7 +50,6 @@ mod reader;
 mod session;
 
 pub use api::{Client, Pending};
-pub use backup::{BackupError, BackupProgress};
 pub use error::{CallError, ConnectError, Rejected, Unknown};
 pub use members::{Changed, MemberRole, MemberStatus, Members};
 pub use message::{Delivery, Handle, HandleError, NewMessage, ReceiveOptions, Stored};

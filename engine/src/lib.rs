@@ -10,7 +10,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod api;
-pub mod backup;
 pub mod block;
 pub mod engine;
 pub mod hlc;

@@ -78,6 +78,9 @@ pub const SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest segment file, bytes; a record that does not fit opens the next segment.
 pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of segments beyond twice the live ones at which the live ones of the oldest segment are moved,
+/// so that it can go.
+pub const SLACK_BYTES: u64 = 4 * SEGMENT_BYTES_MAX;
 
 /// Default lease of a received message.
 pub const LEASE_MILLIS_DEFAULT: u64 = 30_000;
@@ -90,10 +93,6 @@ pub const DEDUP_WINDOW_MILLIS_DEFAULT: u64 = 10 * 60 * 1_000;
 pub const ELECTION_TIMEOUT_DEFAULT: Micros = Micros::from_millis(150);
 /// Default heartbeat interval.
 pub const HEARTBEAT_INTERVAL_DEFAULT: Micros = Micros::from_millis(30);
-/// A member keeps what a backup needs for this long after the backup's client last asked for anything.
-pub const BACKUP_PATIENCE: Micros = Micros::from_secs(60);
-/// Records that a backup asks for at once.
-pub const BACKUP_RECORDS_MAX: usize = 4_096;
 
 const _: () = {
     assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_MAX);
@@ -134,6 +133,8 @@ pub struct Limits {
     pub dedup_window_millis: u64,
     /// Largest segment file, bytes.
     pub segment_bytes_max: u64,
+    /// Bytes of segments beyond twice the live ones at which old segments are cleaned.
+    pub slack_bytes: u64,
     /// Bytes of entries since the last snapshot at which the next is made.
     pub snapshot_log_bytes: u64,
     /// Most bytes of a snapshot in one message.
@@ -155,6 +156,7 @@ impl Default for Limits {
             waiting_requests_max: WAITING_REQUESTS_MAX,
             dedup_window_millis: DEDUP_WINDOW_MILLIS_DEFAULT,
             segment_bytes_max: SEGMENT_BYTES_MAX,
+            slack_bytes: SLACK_BYTES,
             snapshot_log_bytes: SNAPSHOT_LOG_BYTES,
             snapshot_chunk_bytes_max: SNAPSHOT_CHUNK_BYTES_MAX,
             waiting_bytes_max: WAITING_BYTES_MAX,

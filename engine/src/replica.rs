@@ -23,10 +23,11 @@ use crate::raft::{Message, Raft};
 use crate::record::Record;
 use crate::state_machine::{RestoreError, StateMachine};
 use crate::storage::disk::{Disk, DiskError, FileName, Job, JobDone, JobId};
-use crate::storage::{ReadPlan, StorageError, Store};
+use crate::storage::{CleaningPlan, ReadPlan, StorageError, Store};
 use crate::time::{Micros, Now};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -99,8 +100,19 @@ pub enum OpenError {
 /// A read job under way.
 #[derive(Debug)]
 enum Read {
-    Entries(FetchId, ReadPlan),
+    Entries(Fetch, ReadPlan),
     Snapshot(FetchId, FileName),
+    Cleaning(CleaningPlan),
+}
+
+impl Read {
+    fn file(&self) -> FileName {
+        match self {
+            Self::Entries(_, plan) => plan.file(),
+            Self::Snapshot(_, file) => *file,
+            Self::Cleaning(plan) => plan.file(),
+        }
+    }
 }
 
 /// An engine and its store.
@@ -111,7 +123,7 @@ pub struct Replica<S: StateMachine> {
     last_job: JobId,
     write: Option<JobId>,
     reads: BTreeMap<JobId, Read>,
-    /// Answers of the store that need no disk, for the engine.
+    /// Inputs for the engine that wait: its own, and answers of the store that need no disk.
     answers: VecDeque<engine::Input>,
     torn_bytes: u64,
     /// Reused from step to step.
@@ -166,15 +178,19 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn step_engine(&mut self, now: Now, input: engine::Input, effects: &mut Vec<Effect<S::Reply>>) {
+        self.answers.push_back(input);
+        self.step_answers(now, effects);
+    }
+
+    fn step_answers(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
         let mut scratch = core::mem::take(&mut self.scratch);
-        let mut next = Some(input);
-        while let Some(input) = next {
+        while let Some(input) = self.answers.pop_front() {
             self.engine.step(now, input, &mut scratch);
             self.perform(&mut scratch, effects);
-            next = self.answers.pop_front();
         }
         self.scratch = scratch;
         self.begin_write(effects);
+        self.begin_cleaning(effects);
     }
 
     fn perform(
@@ -187,8 +203,14 @@ impl<S: StateMachine> Replica<S> {
                 engine::Effect::Persist(persist) => self.store.persist(persist),
                 engine::Effect::SaveSnapshot(snapshot) => self.store.save_snapshot(*snapshot),
                 engine::Effect::ReadSnapshot(read) => self.begin_snapshot_read(read, effects),
-                engine::Effect::Purge { first, .. } => self.store.purge(first),
-                engine::Effect::Settle { .. } | engine::Effect::Archive { .. } => {}
+                engine::Effect::Purge { first, keep, release } => {
+                    self.store.purge(first, &keep, &release);
+                }
+                engine::Effect::Settle { live } => {
+                    let missing = self.store.settle(&live);
+                    self.answers.push_back(engine::Input::Missing(missing));
+                }
+                engine::Effect::Archive { records } => self.store.archive(records),
                 engine::Effect::Fetch(fetch) => self.begin_read(fetch, effects),
                 engine::Effect::Send { to, message } => effects.push(Effect::Send { to, message }),
                 engine::Effect::Respond { token, response } => {
@@ -215,24 +237,28 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    fn begin_cleaning(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        if self.engine.failure().is_some() {
+            return;
+        }
+        let id = self.next_job();
+        if let Some((job, plan)) = self.store.plan_cleaning(id) {
+            self.reads.insert(id, Read::Cleaning(plan));
+            effects.push(Effect::Disk(job));
+        }
+    }
+
+    /// Reads from the store. What it has not is for the engine to fetch from others.
     fn begin_read(&mut self, fetch: Fetch, effects: &mut Vec<Effect<S::Reply>>) {
         let id = self.next_job();
         match self.store.plan_read(fetch.first, fetch.end, fetch.bytes_max, id) {
             Some((job, plan)) => {
-                self.reads.insert(id, Read::Entries(fetch.id, plan));
+                self.reads.insert(id, Read::Entries(fetch, plan));
                 effects.push(Effect::Disk(job));
             }
-            None if fetch.first < self.store.first_index() => {
+            None => {
                 let records = Vec::new();
                 self.answers.push_back(engine::Input::Fetched { id: fetch.id, records });
-            }
-            None => {
-                let reason = alloc::format!(
-                    "entries from {} to {} are neither in memory nor in the store",
-                    fetch.first,
-                    fetch.end
-                );
-                self.fail(reason, effects);
             }
         }
     }
@@ -258,11 +284,63 @@ impl<S: StateMachine> Replica<S> {
                 Err(error) => self.fail(error.to_string(), effects),
             };
         }
-        let Some(read) = self.reads.remove(&done.id) else { return };
-        match self.read_result(read, done.result) {
-            Ok(input) => self.step_engine(now, input, effects),
-            Err(reason) => self.fail(reason, effects),
+        if let Some(read) = self.reads.remove(&done.id) {
+            self.on_read(now, read, done.result, effects);
         }
+    }
+
+    fn on_read(
+        &mut self,
+        now: Now,
+        read: Read,
+        result: Result<Vec<Bytes>, DiskError>,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let file = read.file();
+        let reads = match result {
+            Ok(reads) => Some(reads),
+            // The file went meanwhile.
+            Err(_) if !self.store.keeps(file) => None,
+            Err(error) => return self.fail(error.to_string(), effects),
+        };
+        match (read, reads) {
+            (Read::Entries(fetch, plan), Some(reads)) => {
+                self.on_entries(fetch, &plan, &reads, effects)
+            }
+            // What was in it and is still needed is elsewhere by now.
+            (Read::Entries(fetch, _), None) => self.begin_read(fetch, effects),
+            (Read::Snapshot(id, _), reads) => {
+                let bytes = reads.and_then(|mut reads| reads.pop()).unwrap_or_default();
+                self.answers.push_back(engine::Input::SnapshotRead { id, bytes });
+            }
+            (Read::Cleaning(plan), reads) => {
+                let damaged = self.store.take_cleaned(&plan, &reads.unwrap_or_default());
+                if !damaged.is_empty() {
+                    self.answers.push_back(engine::Input::Missing(damaged));
+                }
+            }
+        }
+        self.step_answers(now, effects);
+    }
+
+    /// Hands on the entries that a read brought, up to one that is damaged.
+    fn on_entries(
+        &mut self,
+        fetch: Fetch,
+        plan: &ReadPlan,
+        reads: &[Bytes],
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        let (records, unreadable) = plan.decode_whole(self.engine.checksum_seed(), reads);
+        match unreadable {
+            Some(index) if self.store.mark_unreadable(plan, index) => {
+                self.answers.push_back(engine::Input::Missing(vec![index]));
+            }
+            // It has a new place: the bytes that were read are not what counts.
+            Some(index) if index == fetch.first => return self.begin_read(fetch, effects),
+            Some(_) | None => {}
+        }
+        self.answers.push_back(engine::Input::Fetched { id: fetch.id, records });
     }
 
     fn on_written(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
@@ -274,38 +352,10 @@ impl<S: StateMachine> Replica<S> {
         if let Some(index) = written.snapshot {
             self.step_engine(now, engine::Input::SnapshotSaved(index), effects);
         }
-        self.begin_write(effects);
-    }
-
-    /// What a read brought, for the engine.
-    fn read_result(
-        &self,
-        read: Read,
-        result: Result<Vec<Bytes>, DiskError>,
-    ) -> Result<engine::Input, String> {
-        match read {
-            Read::Entries(id, plan) => match result {
-                Ok(read) => {
-                    let records = plan.decode(self.engine.checksum_seed(), &read);
-                    let records = records.map_err(|error| error.to_string())?;
-                    Ok(engine::Input::Fetched { id, records })
-                }
-                Err(_) if !self.store.keeps(plan.file()) => {
-                    Ok(engine::Input::Fetched { id, records: Vec::new() })
-                }
-                Err(error) => Err(error.to_string()),
-            },
-            Read::Snapshot(id, file) => match result {
-                Ok(mut read) => {
-                    let bytes = read.pop().unwrap_or_default();
-                    Ok(engine::Input::SnapshotRead { id, bytes })
-                }
-                Err(_) if !self.store.keeps(file) => {
-                    Ok(engine::Input::SnapshotRead { id, bytes: Bytes::new() })
-                }
-                Err(error) => Err(error.to_string()),
-            },
+        if !written.archived.is_empty() {
+            self.step_engine(now, engine::Input::Archived(written.archived), effects);
         }
+        self.begin_write(effects);
     }
 
     fn fail(&mut self, reason: String, effects: &mut Vec<Effect<S::Reply>>) {

@@ -251,7 +251,7 @@ impl Log {
             }
             Then::Purge { back } => {
                 let first = self.settled.saturating_sub((*back).into()) + 1;
-                self.store.purge(LogIndex(first));
+                self.store.purge(LogIndex(first), &[], &[]);
                 self.store.check_invariants();
             }
         }

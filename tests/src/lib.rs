@@ -3,11 +3,10 @@
 //!
 //! `group` is several members with a network between them; `solo` is one member that is handed its
 //! messages directly, and `front` the same with an engine around it; `messages` and `image` make what
-//! they need, and `lone` is a whole node without any other.
+//! they need.
 
 pub mod front;
 pub mod group;
 pub mod image;
-pub mod lone;
 pub mod messages;
 pub mod solo;

@@ -38,19 +38,28 @@ impl Slot {
     pub(super) fn end(self) -> u64 {
         self.offset() + u64::from(self.len)
     }
+
+    /// In the place of a record that is damaged. No record is empty.
+    const HOLE: Self = Self { segment: 0, offset: 0, len: 0 };
+
+    fn is_hole(self) -> bool {
+        self.len == 0
+    }
 }
 
-/// The slots of consecutive entries from `first` on.
+/// The slots of consecutive entries from `first` on. An entry may have lost its place: a hole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Entries {
     first: LogIndex,
     slots: VecDeque<Slot>,
+    /// Bytes of their records.
+    bytes: u64,
 }
 
 impl Entries {
     /// None, in a log that begins at `first`.
     pub(super) fn beginning_at(first: LogIndex) -> Self {
-        Self { first, slots: VecDeque::new() }
+        Self { first, slots: VecDeque::new(), bytes: 0 }
     }
 
     /// The first index that can be there.
@@ -63,22 +72,49 @@ impl Entries {
         LogIndex(self.first.0 + self.slots.len() as u64)
     }
 
+    /// Bytes of the records.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn at(&self, index: LogIndex) -> Option<usize> {
+        usize::try_from(index.0.checked_sub(self.first.0)?).ok()
+    }
+
     pub(super) fn slot(&self, index: LogIndex) -> Option<Slot> {
-        let at = index.0.checked_sub(self.first.0)?;
-        self.slots.get(usize::try_from(at).ok()?).copied()
+        self.slots.get(self.at(index)?).copied().filter(|slot| !slot.is_hole())
+    }
+
+    /// Makes a hole where an entry was.
+    pub(super) fn lose(&mut self, index: LogIndex) {
+        let at = self.at(index).expect("it is not before the first");
+        let lost = core::mem::replace(&mut self.slots[at], Slot::HOLE);
+        self.bytes -= lost.len() as u64;
+    }
+
+    /// The entries that lost their place, in order.
+    pub(super) fn holes(&self) -> impl Iterator<Item = LogIndex> + '_ {
+        let indexed = (self.first.0..).map(LogIndex).zip(&self.slots);
+        indexed.filter(|(_, slot)| slot.is_hole()).map(|(index, _)| index)
     }
 
     /// Forgets the entries from `index` on.
     pub(super) fn truncate(&mut self, index: LogIndex) {
         let kept = index.0.saturating_sub(self.first.0);
-        self.slots.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        if kept >= self.slots.len() {
+            return;
+        }
+        let gone = self.slots.drain(kept..);
+        self.bytes -= gone.map(|slot| slot.len() as u64).sum::<u64>();
     }
 
     /// Forgets the entries before `first`, which is at most one more than the last.
     pub(super) fn forget_before(&mut self, first: LogIndex) {
         assert!(first <= self.end());
         let gone = first.0.saturating_sub(self.first.0);
-        self.slots.drain(..usize::try_from(gone).expect("no more than there are"));
+        let gone = self.slots.drain(..usize::try_from(gone).expect("no more than there are"));
+        self.bytes -= gone.map(|slot| slot.len() as u64).sum::<u64>();
         self.first = self.first.max(first);
     }
 
@@ -88,9 +124,11 @@ impl Entries {
         assert!(index <= self.end());
         self.truncate(index);
         self.slots.push_back(slot);
+        self.bytes += slot.len() as u64;
     }
 
+    /// Those that are there, holes left out.
     pub(super) fn slots(&self) -> impl DoubleEndedIterator<Item = Slot> + '_ {
-        self.slots.iter().copied()
+        self.slots.iter().copied().filter(|slot| !slot.is_hole())
     }
 }

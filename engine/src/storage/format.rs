@@ -37,21 +37,33 @@
 //! ```
 //!
 //! A flush is what one fdatasync made durable: the hard state, and the records of all the persists
-//! that it coalesces, exactly as the leader encoded them, zero padded to a multiple of 8:
+//! that it coalesces, exactly as the leader encoded them, zero padded to a multiple of 8. After those
+//! that extend the log may come *archived* ones: copies of older, committed entries, which say nothing
+//! about where the log ends:
 //!
 //! ```text
-//!  0        8     11  12      16     20     24       32       40      48     56       64
-//!  +--------+-----+---+-------+------+------+--------+--------+-------+------+--------+---------+----+
-//!  |checksum|"PHF"|ver|records|count | zero |sequence| commit | term  |voted | record | records |zero|
-//!  |  u64   |     |u8 | bytes | u32  | u32  |  u64   |  u64   |  u64  | for  | digest |         |    |
-//!  +--------+-----+---+-------+------+------+--------+--------+-------+------+--------+---------+----+
+//!  0        8     11  12      16     20       24       32       40      48     56       64
+//!  +--------+-----+---+-------+------+--------+--------+--------+-------+------+--------+
+//!  |checksum|"PHF"|ver|records|count |archived|sequence| commit | term  |voted | record |
+//!  |  u64   |     |u8 | bytes | u32  | count  |  u64   |  u64   |  u64  | for  | digest |
+//!  +--------+-----+---+-------+------+--------+--------+--------+-------+------+--------+
+//!
+//!  64          72         80      84       88
+//!  +-----------+----------+-------+--------+---------+----------+----+
+//!  |   first   | previous |entries|previous| records | archived |zero|
+//!  |   index   |  first   |  u32  |entries |         | records  |    |
+//!  +-----------+----------+-------+--------+---------+----------+----+
 //! ```
 //!
 //! `sequence` counts flushes from 1 over all segments. `voted for` is 0 for nobody. The checksum
 //! covers the rest of the header and the header's place (segment and offset), and is seeded with
 //! cluster, node and group: a flush of another node, or a copy of one of ours that somebody sent as
 //! a message, never passes. `record digest` chains the records' checksums, so that a whole flush is
-//! exactly what was once written and no mixture.
+//! exactly what was once written and no mixture. `count` is of all records, and the last `archived
+//! count` of them are the archived ones.
+//!
+//! `first index` and `entries` are the [`EntrySpan`] that the flush leaves at the end of the log. That
+//! of the flush before is repeated, so that the next header tells what a destroyed flush held.
 //!
 //! A snapshot is in a file of its own, which is named after the last entry in it. `last entry` is the
 //! same number, and the owner stands in the header too: no foreign and no renamed file passes. The
@@ -95,11 +107,11 @@ pub const RESET_HEADER_BYTES: usize = SEGMENT_HEADER_BYTES + 24;
 /// Bytes of a snapshot's header, without the description.
 pub const SNAPSHOT_HEADER_BYTES: usize = 64;
 /// Bytes of a flush's header.
-pub const FLUSH_HEADER_BYTES: usize = 64;
+pub const FLUSH_HEADER_BYTES: usize = 88;
 /// Flushes begin at multiples of this, bytes.
 pub const FLUSH_ALIGNMENT: usize = 8;
-/// The version of the layouts of segments, flushes and snapshots.
-pub const FORMAT_VERSION: u8 = 1;
+/// The version of the layouts of segments, flushes and snapshots; 2 has archived records.
+pub const FORMAT_VERSION: u8 = 2;
 /// The version of the identity's layout; 2 has the node's own address.
 pub const IDENTITY_VERSION: u8 = 2;
 
@@ -372,6 +384,29 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// The entries that a flush leaves at the end of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntrySpan {
+    /// The first of them; without any, the one after the log's last.
+    pub first: LogIndex,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl EntrySpan {
+    /// None, in a log that ends before `end`.
+    #[must_use]
+    pub fn none_before(end: LogIndex) -> Self {
+        Self { first: end, count: 0 }
+    }
+
+    /// The index after the last: the log ends before it.
+    #[must_use]
+    pub fn end(&self) -> LogIndex {
+        LogIndex(self.first.0 + u64::from(self.count))
+    }
+}
+
 /// The header of a flush; see the module's diagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlushHeader {
@@ -379,12 +414,18 @@ pub struct FlushHeader {
     pub records_bytes: u32,
     /// How many records.
     pub record_count: u32,
+    /// How many of them, the last ones, are copies of older entries.
+    pub archived_count: u32,
     /// The flush's number, from 1 and without gaps over all segments.
     pub sequence: u64,
     /// The hard state from here on.
     pub hard_state: HardState,
     /// See [`chain_digest`].
     pub record_digest: u64,
+    /// The log's last entries with this flush: those that it brought.
+    pub entries: EntrySpan,
+    /// The same of the flush before; that of the log's beginning for the first.
+    pub previous: EntrySpan,
 }
 
 impl FlushHeader {
@@ -397,11 +438,16 @@ impl FlushHeader {
         bytes[11] = FORMAT_VERSION;
         bytes[12..16].copy_from_slice(&self.records_bytes.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.record_count.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.archived_count.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.hard_state.commit.0.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.hard_state.term.0.to_le_bytes());
         bytes[48..56].copy_from_slice(&voted_for.0.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.record_digest.to_le_bytes());
+        bytes[64..72].copy_from_slice(&self.entries.first.0.to_le_bytes());
+        bytes[72..80].copy_from_slice(&self.previous.first.0.to_le_bytes());
+        bytes[80..84].copy_from_slice(&self.entries.count.to_le_bytes());
+        bytes[84..88].copy_from_slice(&self.previous.count.to_le_bytes());
         let checksum = flush_checksum(owner, place, &bytes);
         bytes[..8].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -425,6 +471,7 @@ impl FlushHeader {
         Ok(Self {
             records_bytes: u32_at(bytes, 12),
             record_count: u32_at(bytes, 16),
+            archived_count: u32_at(bytes, 20),
             sequence: u64_at(bytes, 24),
             hard_state: HardState {
                 commit: LogIndex(u64_at(bytes, 32)),
@@ -432,6 +479,8 @@ impl FlushHeader {
                 voted_for: (voted_for != NodeId::ZERO).then_some(voted_for),
             },
             record_digest: u64_at(bytes, 56),
+            entries: EntrySpan { first: LogIndex(u64_at(bytes, 64)), count: u32_at(bytes, 80) },
+            previous: EntrySpan { first: LogIndex(u64_at(bytes, 72)), count: u32_at(bytes, 84) },
         })
     }
 
@@ -457,9 +506,9 @@ pub fn chain_digest(digest: u64, record: &Record) -> u64 {
 
 fn flush_checksum(owner: &Owner, place: Place, header: &[u8; FLUSH_HEADER_BYTES]) -> u64 {
     let mut covered = [0; FLUSH_HEADER_BYTES + 8];
-    covered[..56].copy_from_slice(&header[8..]);
-    covered[56..64].copy_from_slice(&place.segment.to_le_bytes());
-    covered[64..].copy_from_slice(&place.offset.to_le_bytes());
+    covered[..80].copy_from_slice(&header[8..]);
+    covered[80..88].copy_from_slice(&place.segment.to_le_bytes());
+    covered[88..].copy_from_slice(&place.offset.to_le_bytes());
     xxh3_64_with_seed(&covered, owner.flush_seed)
 }
 
@@ -506,10 +555,13 @@ mod tests {
             HardState { term: Term(4), voted_for: Some(NodeId(2)), commit: LogIndex(9) };
         FlushHeader {
             records_bytes: 50,
-            record_count: 1,
+            record_count: 3,
+            archived_count: 1,
             sequence: 3,
             hard_state,
             record_digest: 5,
+            entries: EntrySpan { first: LogIndex(12), count: 2 },
+            previous: EntrySpan { first: LogIndex(8), count: 4 },
         }
     }
 
@@ -542,7 +594,7 @@ mod tests {
         assert_eq!(SegmentHeader::decode(&bytes), Ok(segment));
         assert_eq!(
             xxh3_64(&bytes),
-            2_087_785_740_129_850_406,
+            1_918_336_247_348_921_979,
             "the layout of segment headers changed: raise the version"
         );
         let mark = ResetMark { snapshot: LogIndex(12), base_term: Term(3) };
@@ -551,13 +603,13 @@ mod tests {
         assert_eq!(SegmentHeader::decode(&bytes), Ok(anew));
         assert_eq!(
             xxh3_64(&bytes),
-            13_408_817_590_166_127_840,
+            10_296_562_427_993_762_889,
             "the layout of headers that begin a log anew changed: raise the version"
         );
         let bytes = flush().encode(&owner(1), Place { segment: 2, offset: 64 });
         assert_eq!(
             xxh3_64(&bytes),
-            2_662_818_097_895_972_677,
+            13_927_402_305_591_389_550,
             "the layout of flush headers changed: raise the version"
         );
     }

@@ -19,9 +19,12 @@
 //! Next: [`format`] for the bytes, `store` for group commit, [`scan`] for the recovery scan,
 //! `generation` for which snapshot a recovery takes.
 
+mod archive;
+mod clean;
 pub mod disk;
 mod entries;
 mod error;
+mod flush;
 pub mod format;
 mod generation;
 mod identity;
@@ -34,6 +37,7 @@ mod segments;
 mod snapshots;
 mod store;
 
+pub use clean::CleaningPlan;
 pub use error::{Damage, SnapshotDamage, StorageError, Whose};
 pub use identity::{FoundersError, Identity};
 pub use read::ReadPlan;

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// Bytes between two entries of one read: headers of flushes, and few entries that were replaced.
-const GAP_BYTES_MAX: u64 = 4_096;
+pub(super) const GAP_BYTES_MAX: u64 = 4_096;
 
 /// What a read job will bring.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,10 +34,11 @@ impl ReadPlan {
     pub(super) fn extend(&mut self, slot: Slot, bytes_max: usize) -> bool {
         let last = self.last_slot();
         let fits = slot.segment() == last.segment()
+            // An archived entry may lie before those that precede it.
+            && slot.offset() >= last.end()
             && slot.offset() <= last.end() + GAP_BYTES_MAX
             && slot.end() - self.slots[0].offset() <= bytes_max as u64;
         if fits {
-            assert!(slot.offset() >= last.end());
             self.slots.push(slot);
         }
         fits
@@ -61,6 +62,12 @@ impl ReadPlan {
         self.first
     }
 
+    /// Where an entry that is asked for lies.
+    pub(super) fn slot(&self, index: LogIndex) -> Option<Slot> {
+        let at = index.0.checked_sub(self.first.0)?;
+        self.slots.get(usize::try_from(at).ok()?).copied()
+    }
+
     /// The index after the last that is asked for.
     #[must_use]
     pub fn end(&self) -> LogIndex {
@@ -72,24 +79,50 @@ impl ReadPlan {
     /// # Errors
     /// [`StorageError::Unreadable`] if the bytes are not those records.
     pub fn decode(&self, seed: ChecksumSeed, reads: &[Bytes]) -> Result<Vec<Record>, StorageError> {
+        let (records, unreadable) = self.decode_whole(seed, reads);
+        match unreadable.and_then(|index| Some((index, self.slot(index)?.offset()))) {
+            Some((index, offset)) => {
+                Err(StorageError::Unreadable { index, file: self.file(), offset })
+            }
+            None => Ok(records),
+        }
+    }
+
+    /// The same up to the first record that is not whole, and which entry that is.
+    #[must_use]
+    pub fn decode_whole(
+        &self,
+        seed: ChecksumSeed,
+        reads: &[Bytes],
+    ) -> (Vec<Record>, Option<LogIndex>) {
         let start = self.slots[0].offset();
+        let read = reads.first().cloned().unwrap_or_default();
         let mut records = Vec::with_capacity(self.slots.len());
         let mut index = self.first;
         for slot in &self.slots {
-            let unreadable =
-                StorageError::Unreadable { index, file: self.file(), offset: slot.offset() };
-            let from = usize::try_from(slot.offset() - start).expect("bounded by a segment");
-            let bytes = match reads {
-                [read] if read.len() >= from + slot.len() => read.slice(from..from + slot.len()),
-                _ => return Err(unreadable),
-            };
-            let mut rest = bytes;
-            match Record::take(seed, &mut rest) {
-                Ok(record) if record.index() == index && rest.is_empty() => records.push(record),
-                Ok(_) | Err(_) => return Err(unreadable),
+            match record_at(seed, &read, start, index, *slot) {
+                Some(record) => records.push(record),
+                None => return (records, Some(index)),
             }
             index = index.next();
         }
-        Ok(records)
+        (records, None)
     }
+}
+
+/// The record of entry `index`, if it is whole in `slot` of a segment of which `read` begins at `start`.
+pub(super) fn record_at(
+    seed: ChecksumSeed,
+    read: &Bytes,
+    start: u64,
+    index: LogIndex,
+    slot: Slot,
+) -> Option<Record> {
+    let from = usize::try_from(slot.offset() - start).expect("bounded by a segment");
+    if read.len() < from + slot.len() {
+        return None;
+    }
+    let mut rest = read.slice(from..from + slot.len());
+    let record = Record::take(seed, &mut rest).ok()?;
+    (record.index() == index && rest.is_empty()).then_some(record)
 }

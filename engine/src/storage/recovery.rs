@@ -4,16 +4,18 @@
 //! what was once durable: a hole in the log is an error, and to repair one from the other members is
 //! left to a later version. Next: `replay` for the log's segments, `generation` for its snapshot.
 
+use super::archive::Archive;
+use super::clean::Copies;
 use super::disk::{Disk, DiskOp, FileName};
 use super::entries::Entries;
 use super::error::{StorageError, Whose};
-use super::format::{self, HeaderError, Owner, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::format::{self, EntrySpan, HeaderError, Owner, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::generation;
 use super::replay::{Replay, Tail};
 use super::segments::Segments;
 use super::snapshots::Snapshots;
 use super::store::Store;
-use super::{Identity, IoId, Recovered};
+use super::{HardState, Identity, IoId, Recovered};
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId};
 use crate::limits::{Limits, SEGMENT_BYTES_MAX};
 use crate::raft::LogPosition;
@@ -53,11 +55,19 @@ impl Store {
         Self {
             owner,
             segment_bytes_max: limits.segment_bytes_max.min(SEGMENT_BYTES_MAX),
+            slack_bytes: limits.slack_bytes,
             entries: Entries::beginning_at(LogIndex(1)),
+            archive: Archive::default(),
+            copies: Copies::default(),
+            is_settled: false,
+            damaged: 0,
             segments: Segments::one(SEGMENT_FIRST, LogIndex(1), header_bytes),
             snapshots: Snapshots::new(limits.snapshot_chunk_bytes_max, None, Vec::new()),
             next_sequence: 1,
+            hard_state: HardState::default(),
+            last_span: EntrySpan::none_before(LogIndex(1)),
             flushed_last_index: LogIndex::ZERO,
+            commit: LogIndex::ZERO,
             last_index: LogIndex::ZERO,
             last_io: IoId(0),
             durable_io: IoId(0),
@@ -109,8 +119,13 @@ impl Store {
             disk.perform(&DiskOp::Delete { file: FileName::SnapshotTemporary })?;
         }
         let base = chosen.base;
-        let mut entries = replay.entries;
+        let (mut entries, mut archive) = (replay.entries, replay.archive);
+        archive.take_committed(&entries, base.index, base.index.next());
         entries.forget_before(base.index.next());
+        // A copy counts only where the log has no place of its own for the entry.
+        archive.retain(entries.first(), LogIndex(u64::MAX), |index| {
+            index < entries.end() && entries.slot(index).is_none()
+        });
         let in_log = |(index, _): &(LogIndex, _)| *index > base.index;
         // The last entry itself may have been purged.
         let meta = chosen.snapshot.as_ref().map(|snapshot| &snapshot.meta);
@@ -130,10 +145,14 @@ impl Store {
         let piece_bytes_max = limits.snapshot_chunk_bytes_max;
         let store = Self {
             entries,
+            archive,
             segments: replay.segments,
             snapshots: Snapshots::new(piece_bytes_max, chosen.saved, chosen.others),
             next_sequence: replay.next_sequence,
+            hard_state: replay.hard_state,
+            last_span: replay.last_span,
             flushed_last_index: replay.last_index,
+            commit: replay.hard_state.commit,
             last_index: replay.last_index,
             ..Self::empty(owner, limits)
         };

@@ -4,10 +4,11 @@
 //! bytes: that is `scan`'s. Next: `generation`, which joins it to a snapshot.
 
 use super::HardState;
+use super::archive::Archive;
 use super::disk::{Disk, FileName};
 use super::entries::{Entries, Slot};
 use super::error::{Damage, StorageError};
-use super::format::{Owner, ResetMark, SegmentHeader};
+use super::format::{EntrySpan, Owner, ResetMark, SegmentHeader};
 use super::recovery::{SEGMENT_FIRST, read_file};
 use super::scan::{self, Expected, LogEnd, Scan, ScannedRecord};
 use super::segments::Segments;
@@ -30,6 +31,8 @@ pub(super) struct Tail {
 /// The log as far as it has been read.
 pub(super) struct Replay {
     pub(super) entries: Entries,
+    /// Copies, and what was committed of a log that was given up.
+    pub(super) archive: Archive,
     pub(super) segments: Segments,
     pub(super) hard_state: HardState,
     has_flush: bool,
@@ -39,6 +42,8 @@ pub(super) struct Replay {
     pub(super) last_index: LogIndex,
     pub(super) last_stamp: Hlc,
     pub(super) next_sequence: u64,
+    /// What the last flush left at the log's end.
+    pub(super) last_span: EntrySpan,
     pub(super) torn_bytes: u64,
     pub(super) tail: Tail,
     /// The last segment's file, which may have no header.
@@ -95,6 +100,7 @@ impl Replay {
         let header_bytes = header.header_bytes() as u64;
         Self {
             entries: Entries::beginning_at(header.first_index),
+            archive: Archive::default(),
             segments: Segments::one(header.segment, header.first_index, header_bytes),
             hard_state: HardState::default(),
             has_flush: false,
@@ -103,6 +109,7 @@ impl Replay {
             last_index: header.first_index.previous(),
             last_stamp: Hlc::ZERO,
             next_sequence: header.first_sequence,
+            last_span: EntrySpan::none_before(header.first_index),
             torn_bytes: 0,
             tail: Tail { segment: header.segment, bytes: header_bytes, last_flush_offset: 0 },
             segment_last: header.segment,
@@ -117,7 +124,9 @@ impl Replay {
         }
         self.reset = header.reset;
         self.segments.need_from(header.segment);
-        self.entries = Entries::beginning_at(header.first_index);
+        let given_up = Entries::beginning_at(header.first_index);
+        let given_up = core::mem::replace(&mut self.entries, given_up);
+        self.archive.take_committed(&given_up, self.hard_state.commit, header.first_index);
         self.term_runs.clear();
         self.memberships.clear();
         self.last_index = header.first_index.previous();
@@ -135,7 +144,15 @@ impl Replay {
         bytes: &Bytes,
     ) -> Result<(), StorageError> {
         for record in &scan.records {
-            self.take_record(header.segment, record, bytes)?;
+            if record.is_archived {
+                let slot = Slot::new(header.segment, record.offset, record.len);
+                self.archive.insert(record.index, slot);
+            } else {
+                self.take_record(header.segment, record, bytes)?;
+            }
+        }
+        if let Some(span) = scan.entries {
+            self.last_span = span;
         }
         if let Some(hard_state) = scan.hard_state {
             self.hard_state = hard_state;

@@ -13,7 +13,7 @@ use super::HardState;
 use super::disk::FileName;
 use super::error::{Damage, StorageError, Whose};
 use super::format::{
-    self, FLUSH_ALIGNMENT, FLUSH_HEADER_BYTES, FlushHeader, HeaderError, Owner, Place,
+    self, EntrySpan, FLUSH_ALIGNMENT, FLUSH_HEADER_BYTES, FlushHeader, HeaderError, Owner, Place,
     SegmentHeader,
 };
 use crate::hlc::Hlc;
@@ -46,7 +46,7 @@ pub struct Expected {
 /// A record found whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ScannedRecord {
-    /// Its index; it replaces whatever the log holds from there on.
+    /// Its index; unless it is archived, it replaces whatever the log holds from there on.
     pub index: LogIndex,
     /// Its term.
     pub term: Term,
@@ -54,6 +54,8 @@ pub struct ScannedRecord {
     pub hlc: Hlc,
     /// What it means.
     pub kind: EntryKind,
+    /// Whether it is a copy of a committed entry: it says nothing about where the log ends.
+    pub is_archived: bool,
     /// Bytes from the segment's start.
     pub offset: u64,
     /// Bytes, header included.
@@ -72,6 +74,8 @@ pub struct Scan {
     pub hard_state: Option<HardState>,
     /// The sequence of the flush that follows.
     pub next_sequence: u64,
+    /// The entries that the last whole flush left at the log's end, if there is one.
+    pub entries: Option<EntrySpan>,
     /// Where the last whole flush begins; 0 if there is none.
     pub last_flush_offset: u64,
     /// Where the last whole flush ends. Bytes after it are a torn tail; 0 without a header.
@@ -93,6 +97,7 @@ pub fn scan_segment(
         records: Vec::new(),
         hard_state: None,
         next_sequence: expected.before.map_or(0, |before| before.sequence),
+        entries: None,
         last_flush_offset: 0,
         whole_bytes: 0,
     };
@@ -107,6 +112,7 @@ pub fn scan_segment(
         match scanner.scan_flush(scan.whole_bytes as usize, sequence, &mut scan.records) {
             Ok(header) => {
                 scan.hard_state = Some(header.hard_state);
+                scan.entries = Some(header.entries);
                 scan.next_sequence += 1;
                 scan.last_flush_offset = scan.whole_bytes;
                 scan.whole_bytes += header.flush_bytes();
@@ -248,7 +254,8 @@ impl Scanner<'_> {
         let mut offset = start + FLUSH_HEADER_BYTES;
         let mut rest = self.bytes.slice(offset..records_end);
         let mut digest = 0;
-        for _ in 0..header.record_count {
+        let log_count = header.record_count.saturating_sub(header.archived_count);
+        for at in 0..header.record_count {
             let record = match Record::take(self.owner.record_seed(), &mut rest) {
                 Ok(record) => record,
                 Err(RecordError::Unknown { version, .. }) => {
@@ -262,6 +269,7 @@ impl Scanner<'_> {
                 term: record.term(),
                 hlc: record.hlc(),
                 kind: record.kind(),
+                is_archived: at >= log_count,
                 offset: offset as u64,
                 len: record.bytes().len(),
             });
@@ -278,9 +286,10 @@ impl Scanner<'_> {
         Ok(header)
     }
 
-    /// Each record must follow an entry that is there. A whole flush that breaks this was written so.
+    /// Each record must follow an entry that is there, if it is no copy. A whole flush that breaks this
+    /// was written so.
     fn check_order(&mut self, records: &[ScannedRecord]) -> Result<(), Fault> {
-        for record in records {
+        for record in records.iter().filter(|record| !record.is_archived) {
             if record.index == LogIndex::ZERO || record.index > self.last_index.next() {
                 let damage = Damage::Order { index: record.index, last: self.last_index };
                 return Err(Fault::Final(self.damaged(record.offset as usize, damage)));

@@ -2,7 +2,7 @@
 //!
 //! Owns the numbers, sizes and first indices of the segments. Never looks into one. The oldest goes
 //! first, one to a job and with a sync of the directory, so that what is left never has a gap; and
-//! none goes that holds the last durable hard state. Next: `store`.
+//! none goes that holds the last durable hard state. Next: `clean`, for what archived entries add.
 
 use super::disk::{DiskOp, FileName};
 use super::format::SEGMENT_HEADER_BYTES;
@@ -31,7 +31,7 @@ pub(super) struct Segments {
     tail_bytes: u64,
     /// The one with the last durable flush.
     durable: u64,
-    /// Nothing before this one is needed for its entries.
+    /// Nothing before this one is a part of the log.
     needed: u64,
 }
 
@@ -71,13 +71,13 @@ impl Segments {
         self.durable = number;
     }
 
-    /// What the segments before `number` hold is needed no more.
+    /// What the segments before `number` hold is no part of the log any more.
     pub(super) fn need_from(&mut self, number: u64) {
         assert!(number <= self.last);
         self.needed = self.needed.max(number);
     }
 
-    /// Entries before `first` are needed no more. A segment's first index is one more than the last
+    /// Entries before `first` are no part of the log any more. A segment's first index is one more than the last
     /// entry before it, so whatever still counts of earlier segments is below that.
     pub(super) fn purge(&mut self, first: LogIndex) {
         while self.needed < self.last && self.first_index(self.needed + 1) <= first {
@@ -90,11 +90,14 @@ impl Segments {
         self.closed.get(at).map_or(self.last_first_index, |closed| closed.first_index)
     }
 
-    /// Takes the oldest segment away, if it may go.
+    /// Whether a segment holds neither a part of the log nor the last durable hard state.
+    pub(super) fn may_go(&self, number: u64) -> bool {
+        number < self.needed.min(self.durable)
+    }
+
+    /// Takes the oldest segment away, which may go.
     pub(super) fn delete_oldest(&mut self, ops: &mut Vec<DiskOp>) {
-        if self.first >= self.needed.min(self.durable) {
-            return;
-        }
+        assert!(self.may_go(self.first));
         let closed = self.closed.pop_front().expect("the last one is never deleted");
         self.closed_bytes -= closed.bytes;
         ops.push(DiskOp::Delete { file: FileName::Segment(self.first) });

@@ -5,15 +5,18 @@
 //! queued while one fdatasync ran goes out with the next (Hagmann, "Reimplementing the Cedar File
 //! System Using Logging and Group Commit", SOSP 1987). Next: `read` for what a read plan is.
 
+use super::archive::Archive;
+use super::clean::{Copied, Copies, Copy};
 use super::disk::{DiskOp, FileName, Job, JobId, Lane};
 use super::entries::{Entries, Slot};
+use super::flush::{Draft, Heading};
 use super::format::{
-    self, FlushHeader, Owner, Place, ResetMark, SEGMENT_HEADER_BYTES, SegmentHeader,
+    self, EntrySpan, Owner, Place, ResetMark, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::read::ReadPlan;
 use super::segments::Segments;
 use super::snapshots::Snapshots;
-use super::{IoId, Persist};
+use super::{HardState, IoId, Persist};
 use crate::ids::LogIndex;
 use crate::raft::{Reset, Snapshot};
 use crate::record::{ChecksumSeed, Record};
@@ -22,8 +25,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// Padding is cut from this.
-static ZEROS: [u8; format::FLUSH_ALIGNMENT] = [0; format::FLUSH_ALIGNMENT];
 /// Entries looked at by [`Store::check_invariants`], so that it can run after every step.
 const ENTRIES_CHECKED_MAX: usize = 64;
 
@@ -39,13 +40,28 @@ const ENTRIES_CHECKED_MAX: usize = 64;
 pub struct Store {
     pub(super) owner: Owner,
     pub(super) segment_bytes_max: u64,
+    /// Bytes on the disk beyond twice the live ones at which segments are cleaned.
+    pub(super) slack_bytes: u64,
     /// Durable entries that no queued persist replaces.
     pub(super) entries: Entries,
+    /// Durable entries that the log has no place for.
+    pub(super) archive: Archive,
+    pub(super) copies: Copies,
+    /// Whether the archive holds nothing but what can be asked for.
+    pub(super) is_settled: bool,
+    /// Records that were found damaged.
+    pub(super) damaged: u64,
     pub(super) segments: Segments,
     pub(super) snapshots: Snapshots,
     pub(super) next_sequence: u64,
-    /// The log's last index as of the last flush that was begun.
+    /// The hard state of the last flush that was begun.
+    pub(super) hard_state: HardState,
+    /// What that flush left at the log's end.
+    pub(super) last_span: EntrySpan,
+    /// The log's last index as of that flush.
     pub(super) flushed_last_index: LogIndex,
+    /// The commit index of the last persist.
+    pub(super) commit: LogIndex,
     /// The log's last index with everything that is queued.
     pub(super) last_index: LogIndex,
     pub(super) last_io: IoId,
@@ -71,21 +87,25 @@ impl UnderWay {
 /// A flush that is being written.
 #[derive(Debug)]
 struct Flush {
-    io: IoId,
+    /// Its last persist, if it has any.
+    io: Option<IoId>,
     segment: u64,
     /// Whether the log begins anew with it.
     is_reset: bool,
     /// Of the entries that the flush leaves in the log, in order.
     slots: Vec<(LogIndex, Slot)>,
+    copied: Vec<Copied>,
 }
 
 /// What a job of the write lane made durable.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Written {
     /// Every persist up to this one, if there was one.
     pub io: Option<IoId>,
     /// The snapshot up to this entry.
     pub snapshot: Option<LogIndex>,
+    /// Entries whose records other members sent.
+    pub archived: Vec<LogIndex>,
 }
 
 fn records_bytes(records: &[Record]) -> u64 {
@@ -104,9 +124,12 @@ impl Store {
         self.last_io = persist.io;
         if let Some(reset) = &persist.reset {
             assert!(self.snapshots.is_known(reset.snapshot), "the snapshot comes before the reset");
-            self.entries = Entries::beginning_at(reset.base.index.next());
+            let first = reset.base.index.next();
+            let given_up = core::mem::replace(&mut self.entries, Entries::beginning_at(first));
+            self.archive.take_committed(&given_up, self.commit, first);
             self.last_index = reset.base.index;
         }
+        self.commit = persist.hard_state.commit;
         if let Some(first) = persist.records.first() {
             assert!(first.index() >= self.entries.first(), "what was purged is never replaced");
             assert!(first.index() <= self.last_index.next(), "records leave no gap");
@@ -136,19 +159,21 @@ impl Store {
         self.snapshots.save(snapshot, self.last_io, is_named);
     }
 
-    /// Entries before `first` are needed no more: they are forgotten, and so are whole segments of
-    /// them. No more goes than the older of the saved snapshots stands for, and nothing before the log
-    /// has reached the newer one: until then it needs the segment that it began anew with, or is to
-    /// begin anew with.
-    pub fn purge(&mut self, first: LogIndex) {
-        let is_beginning_anew = self.queue.iter().any(|persist| persist.reset.is_some())
-            || self.under_way.as_ref().is_some_and(UnderWay::is_reset);
-        if is_beginning_anew || self.entries.end() <= self.snapshots.newest_saved() {
-            return;
-        }
-        let first = first.min(self.snapshots.covered().next()).min(self.entries.end());
-        self.entries.forget_before(first);
-        self.segments.purge(first);
+    /// Whether the log is to begin anew, and what it says now may still be what counts after a crash.
+    pub(super) fn is_beginning_anew(&self) -> bool {
+        self.under_way.as_ref().is_some_and(UnderWay::is_reset)
+            || self.queue.iter().any(|persist| persist.reset.is_some())
+    }
+
+    /// Whether the log has yet to reach its newest snapshot: until then it needs the segment that it
+    /// began anew with, or is to begin anew with.
+    pub(super) fn is_holding_on(&self) -> bool {
+        self.is_beginning_anew() || self.entries.end() <= self.snapshots.newest_saved()
+    }
+
+    /// The copies of the flush that is being written.
+    pub(super) fn copied_under_way(&mut self) -> Option<&mut Vec<Copied>> {
+        Some(&mut self.under_way.as_mut()?.flush.as_mut()?.copied)
     }
 
     /// A job for the write lane; none if there is nothing to do, or while one is under way. It makes
@@ -160,9 +185,10 @@ impl Store {
         }
         let mut ops = Vec::new();
         let flush = self.begin_flush(&mut ops);
-        let durable_io = flush.as_ref().map_or(self.durable_io, |flush| flush.io);
+        let flushed_io = flush.as_ref().and_then(|flush| flush.io);
+        let durable_io = flushed_io.unwrap_or(self.durable_io);
         let snapshot = self.snapshots.next_piece(&self.owner, durable_io, &mut ops);
-        self.segments.delete_oldest(&mut ops);
+        self.delete_oldest(&mut ops);
         if ops.is_empty() {
             return None;
         }
@@ -170,64 +196,70 @@ impl Store {
         Some(Job { id, lane: Lane::Write, ops })
     }
 
-    /// Makes one flush of what is queued, unless nothing is or a reset still waits for its snapshot.
+    /// Makes one flush of what is queued, if anything is. A reset waits for its snapshot, and what comes
+    /// after waits with it; copies do not.
     fn begin_flush(&mut self, ops: &mut Vec<DiskOp>) -> Option<Flush> {
-        let reset = self.queue.front()?.reset.as_deref().copied();
-        if reset.is_some_and(|reset| !self.snapshots.is_saved(reset.snapshot)) {
+        let reset = self.queue.front().and_then(|persist| persist.reset.as_deref().copied());
+        let is_waiting = reset.is_some_and(|reset| !self.snapshots.is_saved(reset.snapshot));
+        let (persists, records_bytes) = if is_waiting { (0, 0) } else { self.persists_that_fit() };
+        let copies = self.copies_that_fit(records_bytes);
+        if persists == 0 && copies.is_empty() {
             return None;
         }
         ops.reserve(5);
-        let (persists, records_bytes) = self.persists_that_fit();
-        let flush_bytes = format::flush_bytes(records_bytes);
+        let reset = reset.filter(|_| !is_waiting);
+        let copies_bytes: u64 = copies.iter().map(|copy| copy.record.bytes().len() as u64).sum();
+        let flush_bytes = format::flush_bytes(records_bytes + copies_bytes);
         let is_full = self.segments.tail_bytes() > SEGMENT_HEADER_BYTES as u64
             && self.segments.tail_bytes() + flush_bytes > self.segment_bytes_max;
         if is_full || reset.is_some() {
             self.begin_segment(reset, ops);
         }
+        let flush = self.write_flush(persists, &copies, ops);
+        Some(Flush { is_reset: reset.is_some(), ..flush })
+    }
+
+    /// Writes the first persists of the queue, and copies, at the end of the last segment.
+    fn write_flush(&mut self, persists: usize, copies: &[Copy], ops: &mut Vec<DiskOp>) -> Flush {
         let place = Place { segment: self.segments.last(), offset: self.segments.tail_bytes() };
-        let records_max = self.queue.range(..persists).map(|persist| persist.records.len()).sum();
+        let records_max: usize =
+            self.queue.range(..persists).map(|persist| persist.records.len()).sum();
+        let mut draft = Draft::at(place, records_max + copies.len());
         let mut slots: Vec<(LogIndex, Slot)> = Vec::with_capacity(records_max);
-        let mut record_count = 0;
-        // And one for the header, one for the padding.
-        let mut parts = Vec::with_capacity(records_max + 2);
-        parts.push(Bytes::new());
-        let mut offset = place.offset + format::FLUSH_HEADER_BYTES as u64;
-        let mut digest = 0;
         for record in self.queue.range(..persists).flat_map(|persist| &persist.records) {
-            let len = record.bytes().len();
             // A later persist may replace what an earlier one of the same flush brought.
             while slots.last().is_some_and(|(index, _)| *index >= record.index()) {
                 slots.pop();
             }
-            slots.push((record.index(), Slot::new(place.segment, offset, len)));
-            record_count += 1;
-            digest = format::chain_digest(digest, record);
-            parts.push(record.bytes().clone());
-            offset += len as u64;
+            slots.push((record.index(), draft.push(record)));
         }
-        let last = self.queue.drain(..persists).next_back().expect("the queue was not empty");
-        let header = FlushHeader {
-            records_bytes: u32::try_from(records_bytes).expect("a persist is far below 4 GiB"),
-            record_count,
-            sequence: self.next_sequence,
-            hard_state: last.hard_state,
-            record_digest: digest,
-        };
-        parts[0] = Bytes::copy_from_slice(&header.encode(&self.owner, place));
-        let padding = place.offset + flush_bytes - offset;
-        if padding > 0 {
-            parts.push(Bytes::from_static(&ZEROS[..padding as usize]));
+        let mut copied = Vec::with_capacity(copies.len());
+        for Copy { record, from } in copies {
+            copied.push(Copied { index: record.index(), from: *from, to: draft.push(record) });
         }
-        let file = FileName::Segment(place.segment);
-        ops.push(DiskOp::Write { file, offset: place.offset, parts });
-        ops.push(DiskOp::Sync { file });
-
-        self.segments.grow(flush_bytes);
-        self.next_sequence += 1;
+        let io = self.queue.drain(..persists).next_back().map(|last| {
+            self.hard_state = last.hard_state;
+            last.io
+        });
         if let Some((index, _)) = slots.last() {
             self.flushed_last_index = *index;
         }
-        Some(Flush { io: last.io, segment: place.segment, is_reset: reset.is_some(), slots })
+        let entries = EntrySpan {
+            first: slots.first().map_or(self.flushed_last_index.next(), |(index, _)| *index),
+            count: u32::try_from(slots.len()).expect("a segment is below 4 GiB"),
+        };
+        let heading = Heading {
+            sequence: self.next_sequence,
+            hard_state: self.hard_state,
+            archived_count: u32::try_from(copied.len()).expect("a segment is below 4 GiB"),
+            entries,
+            previous: self.last_span,
+        };
+        let flush_bytes = draft.finish(&self.owner, &heading, ops);
+        self.segments.grow(flush_bytes);
+        self.next_sequence += 1;
+        self.last_span = entries;
+        Flush { io, segment: place.segment, is_reset: false, slots, copied }
     }
 
     /// How many whole persists of the queue fit into one segment, at least one, and the bytes of their
@@ -278,15 +310,16 @@ impl Store {
         if done.snapshot.is_some() {
             self.snapshots.saved();
         }
-        let io = done.flush.as_ref().map(|flush| flush.io);
+        let io = done.flush.as_ref().and_then(|flush| flush.io);
+        let mut archived = Vec::new();
         if let Some(flush) = done.flush {
-            self.take_flush(flush);
+            self.take_flush(flush, &mut archived);
         }
-        Written { io, snapshot: done.snapshot }
+        Written { io, snapshot: done.snapshot, archived }
     }
 
-    fn take_flush(&mut self, flush: Flush) {
-        self.durable_io = flush.io;
+    fn take_flush(&mut self, flush: Flush, archived: &mut Vec<LogIndex>) {
+        self.durable_io = flush.io.unwrap_or(self.durable_io);
         self.segments.flushed(flush.segment);
         if flush.is_reset {
             self.segments.need_from(flush.segment);
@@ -302,11 +335,13 @@ impl Store {
                 self.entries.put(index, slot);
             }
         }
+        self.take_copied(&flush.copied, archived);
     }
 
     /// A job for the read lane that fetches entries from `first` on, below `limit_index`, up to
     /// `bytes_max` bytes but at least one, as far as they lie close together; the plan decodes what
-    /// the job brings. `None` if `first` is not durable, or has a replacement that is not.
+    /// the job brings. `None` if `first` is not durable, has a replacement that is not, or is not there:
+    /// forgotten or damaged.
     ///
     /// A job that is under way while the log is truncated brings the old entries: whoever asked
     /// compares terms.
@@ -321,11 +356,11 @@ impl Store {
         if first >= limit_index {
             return None;
         }
-        let slot = self.entries.slot(first)?;
+        let slot = self.slot(first)?;
         let mut plan = ReadPlan::new(first, slot);
         let mut index = first.next();
         while index < limit_index
-            && self.entries.slot(index).is_some_and(|slot| plan.extend(slot, bytes_max))
+            && self.slot(index).is_some_and(|slot| plan.extend(slot, bytes_max))
         {
             index = index.next();
         }
@@ -363,7 +398,7 @@ impl Store {
         }
     }
 
-    /// The first entry that is not purged; whether it is there is another matter.
+    /// The log's first entry; whether it is there is another matter. Earlier ones may be archived.
     #[must_use]
     pub fn first_index(&self) -> LogIndex {
         self.entries.first()
@@ -399,6 +434,9 @@ impl Store {
     /// With the name of the invariant that does not hold.
     pub fn check_invariants(&self) {
         self.segments.check_invariants();
+        self.archive.check_invariants();
+        let archived_in = self.archive.first_segment().unwrap_or(self.segments.first());
+        assert!(archived_in >= self.segments.first(), "archived_entries_in_existing_segments");
         self.snapshots.check_invariants();
         let tail_bytes = self.segments.tail_bytes();
         assert_eq!(tail_bytes % format::FLUSH_ALIGNMENT as u64, 0, "flushes_are_aligned");
@@ -416,7 +454,7 @@ impl Store {
             next_place = Some((slot.segment(), slot.offset()));
         }
         let flush = self.under_way.as_ref().and_then(|job| job.flush.as_ref());
-        let mut io = flush.map_or(self.durable_io, |flush| flush.io);
+        let mut io = flush.and_then(|flush| flush.io).unwrap_or(self.durable_io);
         for persist in &self.queue {
             assert!(persist.io > io, "persists_in_order");
             io = persist.io;

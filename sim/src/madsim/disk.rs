@@ -109,10 +109,8 @@ impl Access {
         } else if is_change && std::mem::take(&mut machine.fails_next_operation) {
             machine.has_broken_disk = true;
             machine.disk.fail_after(0, false);
-        } else if world.misdirect(self.node, op) {
-            return Ok(Bytes::new());
         }
-        world.machine(self.node).disk.perform(op)
+        machine.disk.perform(op)
     }
 
     /// Shows the records of a write to the rule that logs match.

@@ -13,7 +13,6 @@
 mod actor;
 mod admin;
 mod cluster;
-mod damage;
 mod disk;
 mod explain;
 mod faults;

@@ -12,7 +12,9 @@ use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::storage::disk::{Disk, DiskOp, FileName, JobId};
-use engine::storage::format::{FlushHeader, Owner, Place, SEGMENT_HEADER_BYTES};
+use engine::storage::format::{
+    EntrySpan, FLUSH_HEADER_BYTES, FlushHeader, Owner, Place, SEGMENT_HEADER_BYTES,
+};
 use engine::storage::{Damage, HardState, Identity, IoId, Persist, Recovered, StorageError, Store};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -23,7 +25,7 @@ const CLUSTER: ClusterId = ClusterId([7; 16]);
 const GROUP: GroupId = GroupId(0);
 const NODE: NodeId = NodeId(1);
 /// Segments so small that a few flushes fill one.
-const SEGMENT_BYTES_SMALL: u64 = 300;
+const SEGMENT_BYTES_SMALL: u64 = 350;
 /// Segments that no test here fills.
 const SEGMENT_BYTES_LARGE: u64 = 1 << 20;
 /// Sectors so small that the flushes of a few bytes tear.
@@ -442,9 +444,12 @@ fn a_flush_of_another_node_never_passes_for_one_of_ours() {
     let header = FlushHeader {
         records_bytes: 0,
         record_count: 0,
+        archived_count: 0,
         sequence: 2,
         hard_state: HardState { term: Term(77), ..HardState::default() },
         record_digest: 0,
+        entries: EntrySpan { first: LogIndex(2), count: 0 },
+        previous: EntrySpan { first: LogIndex(1), count: 1 },
     };
     let with_flush_of = |node| {
         let mut bytes = writer.bytes_of(writer.tail());
@@ -467,7 +472,8 @@ fn a_valid_record_in_the_place_of_another_is_not_served() {
     writer.flush();
     let other = record(1, 2, 8);
     let mut bytes = writer.bytes_of(writer.tail());
-    bytes[128..128 + other.bytes().len()].copy_from_slice(other.bytes());
+    let start = SEGMENT_HEADER_BYTES + FLUSH_HEADER_BYTES;
+    bytes[start..start + other.bytes().len()].copy_from_slice(other.bytes());
     writer.disk.set_contents(writer.tail(), bytes);
     let error = recover(&mut writer.disk).unwrap_err();
     let is_digest =
@@ -528,9 +534,12 @@ fn a_whole_record_of_an_unknown_kind_is_never_cut() {
     let header = FlushHeader {
         records_bytes: unknown.len() as u32,
         record_count: 1,
+        archived_count: 0,
         sequence: 1,
         hard_state: HardState::default(),
         record_digest: 0,
+        entries: EntrySpan { first: LogIndex(1), count: 1 },
+        previous: EntrySpan { first: LogIndex(1), count: 0 },
     };
     let mut bytes = writer.bytes_of(writer.tail());
     let place = Place { segment: 1, offset: bytes.len() as u64 };
@@ -538,7 +547,7 @@ fn a_whole_record_of_an_unknown_kind_is_never_cut() {
     bytes.extend_from_slice(&unknown);
     writer.disk.set_contents(writer.tail(), bytes);
     let error = recover(&mut writer.disk).unwrap_err();
-    assert!(matches!(error, StorageError::UnknownVersion { offset: 128, .. }), "{error}");
+    assert!(matches!(error, StorageError::UnknownVersion { offset: 152, .. }), "{error}");
 }
 
 #[test]
@@ -556,7 +565,7 @@ fn entries_that_lie_together_are_fetched_by_one_read() {
     let records = plan.decode(writer.store.record_seed(), &reads).unwrap();
     assert_eq!(records, writer.latest.records[2..]);
     assert_eq!(plan_read(200).unwrap().1.end(), LogIndex(4), "what lies between counts too");
-    assert_eq!(plan_read(240).unwrap().1.end(), LogIndex(5));
+    assert_eq!(plan_read(264).unwrap().1.end(), LogIndex(5));
     assert_eq!(plan_read(1).unwrap().1.end(), LogIndex(4), "one at least");
 }
 

@@ -26,7 +26,10 @@ fn limits(segment_bytes_max: u64) -> Limits {
 }
 
 fn open(disk: &mut SimDisk) -> Result<(Store, Recovered), StorageError> {
-    Store::open(disk, CLUSTER, GROUP, NODE, &limits(SEGMENT_BYTES_SMALL))
+    let (mut store, recovered) =
+        Store::open(disk, CLUSTER, GROUP, NODE, &limits(SEGMENT_BYTES_SMALL))?;
+    assert_eq!(store.settle(&[]), []);
+    Ok((store, recovered))
 }
 
 fn membership_record(index: u64, term: u64, payload: &[u8]) -> Record {
@@ -196,7 +199,11 @@ impl Writer {
         self.next_io += 1;
         self.latest.apply(&persist);
         self.waiting.push_back((persist.io, self.latest.clone()));
+        let begins_anew = persist.reset.is_some();
         self.store.persist(persist);
+        if begins_anew {
+            assert_eq!(self.store.settle(&[]), []);
+        }
         self.store.check_invariants();
     }
 
@@ -308,7 +315,7 @@ fn purged_log() -> Writer {
     writer.append(3, 9, &[3, 50]);
     writer.append(3, 11, &[8]);
     writer.write_all();
-    writer.store.purge(LogIndex(5));
+    writer.store.purge(LogIndex(5), &[], &[]);
     writer.write_all();
     writer
 }
@@ -335,7 +342,7 @@ fn power_failure_at_any_operation_leaves_a_log_and_a_snapshot_that_belong_togeth
     writer.save(writer.latest.snapshot(21, 17, 90));
     writer.append(9, 23, &[1]);
     writer.write_all();
-    writer.store.purge(LogIndex(19));
+    writer.store.purge(LogIndex(19), &[], &[]);
     writer.write_all();
     assert!(writer.crashes.len() > 80, "{} crashes", writer.crashes.len());
     let mut resets = 0;
@@ -428,7 +435,7 @@ fn a_purge_leaves_what_the_older_snapshot_needs_and_the_last_hard_state() {
     let mut writer = log_with_snapshot();
     writer.append(2, 7, &[8, 9]);
     writer.write_all();
-    writer.store.purge(LogIndex(8));
+    writer.store.purge(LogIndex(8), &[], &[]);
     writer.write_all();
     let recovered = writer.reopen();
     assert!(recovered.base.index <= LogIndex(4), "{:?}", recovered.base);
@@ -443,7 +450,7 @@ fn a_purge_leaves_what_the_older_snapshot_needs_and_the_last_hard_state() {
         writer.save(writer.latest.snapshot(index, index, 10));
         writer.write_all();
     }
-    writer.store.purge(last.next());
+    writer.store.purge(last.next(), &[], &[]);
     writer.write_all();
     assert_eq!(writer.store.segments(), 1);
     assert_eq!(writer.reopen().hard_state.term, Term(31));
@@ -584,7 +591,7 @@ fn a_segment_without_a_flush_does_not_take_the_place_of_the_one_with_the_hard_st
     job.ops.iter().take(3).for_each(|op| assert!(writer.disk.perform(op).is_ok()));
     let (store, _) = open(&mut writer.disk).unwrap();
     writer.store = store;
-    writer.store.purge(last.next());
+    writer.store.purge(last.next(), &[], &[]);
     while let Some(job) = writer.store.next_write(JobId(1)) {
         job.perform(&mut writer.disk).result.unwrap();
         writer.store.write_done();
@@ -833,7 +840,7 @@ impl Model {
             }
             Step::Purge { back } => {
                 let first = LogIndex(self.settled.saturating_sub(*back) + 1);
-                self.writer.store.purge(first);
+                self.writer.store.purge(first, &[], &[]);
                 self.writer.store.check_invariants();
             }
             Step::Write { jobs } => for _ in (0..*jobs).map_while(|_| self.writer.write()) {},
