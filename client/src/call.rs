@@ -4,6 +4,7 @@ use crate::error::{CallError, Rejected, Unknown};
 use crate::members::Changed;
 use crate::reader::{Read, ReadFrom};
 use bytes::Bytes;
+use engine::api::{BackupAnswer, BackupRequest};
 use engine::ids::NodeId;
 use engine::limits;
 use engine::queue::{Command, Query, Reply};
@@ -91,6 +92,8 @@ pub(crate) enum Ask {
     Watch { query: Query, until: Instant, caller: Caller<bool> },
     /// Answered by one node from its own knowledge; without a name, by the leader.
     Status { node: Option<NodeId>, caller: Caller<NodeStatus> },
+    /// A step of a backup, answered by this node.
+    Backup { node: NodeId, request: BackupRequest, caller: Caller<(BackupAnswer, Vec<Bytes>)> },
     /// Answered by the leader once it is committed. The same change again is the same change.
     Change { change: ChangeRequest, unanswered: u32, caller: Caller<Changed> },
     /// Answered by the leader, or by the fact that another leads than the one that was `asked`.
@@ -103,6 +106,7 @@ impl Ask {
             Self::Query { caller, .. } => caller.deadline,
             Self::Watch { caller, .. } => caller.deadline,
             Self::Status { caller, .. } => caller.deadline,
+            Self::Backup { caller, .. } => caller.deadline,
             Self::Change { caller, .. } => caller.deadline,
             Self::Transfer { caller, .. } => caller.deadline,
         }
@@ -111,7 +115,7 @@ impl Ask {
     /// Where it may be answered.
     pub(crate) fn route(&self) -> Route {
         match self {
-            Self::Status { node: Some(node), .. } => Route::Node(*node),
+            Self::Status { node: Some(node), .. } | Self::Backup { node, .. } => Route::Node(*node),
             Self::Query { from: ReadFrom::Anywhere | ReadFrom::Stale, .. } => Route::Anybody,
             Self::Query { from: ReadFrom::Leader, .. }
             | Self::Watch { .. }
@@ -127,6 +131,7 @@ impl Ask {
             Self::Query { caller, .. } => caller.end_unreached(trouble),
             Self::Watch { caller, .. } => caller.end_unreached(trouble),
             Self::Status { caller, .. } => caller.end_unreached(trouble),
+            Self::Backup { caller, .. } => caller.end_unreached(trouble),
             Self::Change { caller, unanswered: 0, .. } => caller.end_unreached(trouble),
             Self::Change { caller, .. } => caller.end_unknown(trouble),
             Self::Transfer { caller, unanswered: 0, .. } => caller.end_unreached(trouble),
@@ -137,7 +142,8 @@ impl Ask {
     /// A node refused it for now: that transmission has no effect.
     pub(crate) fn on_refused(&mut self) {
         match self {
-            Self::Query { .. } | Self::Watch { .. } | Self::Status { .. } => {}
+            Self::Query { .. } | Self::Watch { .. } | Self::Status { .. } | Self::Backup { .. } => {
+            }
             Self::Change { unanswered, .. } => *unanswered -= 1,
             Self::Transfer { unanswered, asked, .. } => {
                 *unanswered -= 1;
@@ -153,6 +159,7 @@ impl Ask {
             Self::Query { caller, .. } => caller.end(Err(rejected.into())),
             Self::Watch { caller, .. } => caller.end(Err(rejected.into())),
             Self::Status { caller, .. } => caller.end(Err(rejected.into())),
+            Self::Backup { caller, .. } => caller.end(Err(rejected.into())),
             Self::Change { caller, .. } => caller.end(Err(rejected.into())),
             Self::Transfer { caller, .. } => caller.end(Err(rejected.into())),
         }

@@ -314,6 +314,7 @@ impl Driver {
             | Response::Stale { .. }
             | Response::Changed { .. }
             | Response::Transferred { .. }
+            | Response::Backup { .. }
             // Blocks are built so that their answers fit.
             | Response::TooLarge { .. }
             | Response::Ready

@@ -36,6 +36,7 @@ compile_error!(
 );
 
 mod api;
+mod backup;
 mod call;
 mod connection;
 mod driver;
@@ -50,6 +51,7 @@ mod reader;
 mod session;
 
 pub use api::{Client, Pending};
+pub use backup::{BackupError, BackupProgress};
 pub use error::{CallError, ConnectError, Rejected, Unknown};
 pub use members::{Changed, MemberRole, MemberStatus, Members};
 pub use message::{Delivery, Handle, HandleError, NewMessage, ReceiveOptions, Stored};

@@ -4,8 +4,8 @@
 //! Next: `engine` for how requests are served, `wire::client` for how they travel.
 
 use crate::hlc::Hlc;
-use crate::ids::{LogIndex, NodeId, Sequence, SessionId};
-use crate::raft::{ChangeError, ChangeRequest, Membership};
+use crate::ids::{GroupId, LogIndex, NodeId, Sequence, SessionId};
+use crate::raft::{ChangeError, ChangeRequest, Membership, SnapshotMeta};
 use crate::time::Micros;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -42,6 +42,79 @@ pub enum Request {
         query: Bytes,
         /// Monotonic deadline.
         until: Micros,
+    },
+    /// The next step of a backup, served by any member.
+    Backup(BackupRequest),
+}
+
+/// A step of a backup; see [`crate::backup`]. A member serves one backup at a time, and lets go of
+/// nothing that belongs to it until it is ended, or nobody has asked for
+/// [`BACKUP_PATIENCE`](crate::limits::BACKUP_PATIENCE).
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub enum BackupRequest {
+    /// Make ready a snapshot that has at least this entry; to be asked again until it is.
+    Begin {
+        /// The client's name for the backup; random, so that no other client has it.
+        backup: u64,
+        /// The last entry that must be in it.
+        at_least: LogIndex,
+    },
+    /// A piece of the snapshot's state.
+    State {
+        /// Which backup.
+        backup: u64,
+        /// Bytes from its start.
+        offset: u64,
+        /// Bytes wanted, at most 1 MiB.
+        len: u32,
+    },
+    /// Records, at most 4,096, in the order of their indices.
+    Records {
+        /// Which backup.
+        backup: u64,
+        /// Which records.
+        indices: Vec<LogIndex>,
+    },
+    /// The client has all, or gives up.
+    End {
+        /// Which backup.
+        backup: u64,
+    },
+}
+
+/// How a step of a backup ended.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum BackupAnswer {
+    /// Not ready: the member has applied entries up to this one, or is saving the snapshot.
+    Preparing {
+        /// The last entry applied.
+        applied: LogIndex,
+    },
+    /// The snapshot is ready to be pulled.
+    Ready {
+        /// The group.
+        group: GroupId,
+        /// What is in it.
+        meta: Box<SnapshotMeta>,
+    },
+    /// The piece of the state, as the one body; empty at the state's end.
+    State,
+    /// The records from the first one asked for on, each a body: at least one, and as many as there
+    /// are in 4 MiB.
+    Records,
+    /// The member does not have this record now; another may.
+    Absent {
+        /// Which.
+        index: LogIndex,
+    },
+    /// The backup is ended.
+    Ended,
+    /// The member knows nothing of this backup, or not any more: begin another, here or elsewhere.
+    Gone,
+    /// Another backup is being pulled from this member.
+    Busy {
+        /// When its client will be taken for gone, if it asks for nothing any more.
+        left: Micros,
     },
 }
 
@@ -107,6 +180,13 @@ pub enum Response<R> {
         bytes: u64,
         /// The most that one answer can have.
         max: u64,
+    },
+    /// A step of a backup.
+    Backup {
+        /// How it ended.
+        answer: BackupAnswer,
+        /// The bytes that were asked for.
+        bodies: Vec<Bytes>,
     },
     /// What was watched for is there.
     Ready,

@@ -10,6 +10,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod api;
+pub mod backup;
 pub mod block;
 pub mod engine;
 pub mod hlc;

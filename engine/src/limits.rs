@@ -93,6 +93,10 @@ pub const DEDUP_WINDOW_MILLIS_DEFAULT: u64 = 10 * 60 * 1_000;
 pub const ELECTION_TIMEOUT_DEFAULT: Micros = Micros::from_millis(150);
 /// Default heartbeat interval.
 pub const HEARTBEAT_INTERVAL_DEFAULT: Micros = Micros::from_millis(30);
+/// A member keeps what a backup needs for this long after the backup's client last asked for anything.
+pub const BACKUP_PATIENCE: Micros = Micros::from_secs(60);
+/// Records that a backup asks for at once.
+pub const BACKUP_RECORDS_MAX: usize = 4_096;
 
 const _: () = {
     assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_MAX);

@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const SECTOR_BYTES: u64 = 512;
 /// More states than this are refused by [`SimDisk::crash_states`].
 const CRASH_STATES_MAX: usize = 1 << 16;
+/// A write of more sectors is not torn into each set of them by [`SimDisk::crash_states`].
+pub const SECTORS_OF_ALL_SETS: usize = 8;
 
 /// An operation that a power failure may still undo.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -211,6 +213,47 @@ impl SimDisk {
         true
     }
 
+    /// Replaces bytes where they lie, durably and without the process's doing; what would come after the
+    /// file's end is left out. Writes that are not durable yet keep their fates.
+    pub fn overwrite_at_rest(&mut self, file: FileName, offset: u64, bytes: &[u8]) {
+        let Some(inode) = self.names.get(&file) else { return };
+        let held = self.files.get_mut(inode).expect("a name always has its file");
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(held.len());
+        let end = start.saturating_add(bytes.len()).min(held.len());
+        held[start..end].copy_from_slice(&bytes[..end - start]);
+    }
+
+    /// Cuts a file to `len` bytes, durably and without the process's doing; with it goes whatever of
+    /// the file was not durable.
+    pub fn truncate_at_rest(&mut self, file: FileName, len: u64) {
+        let Some(bytes) = self.contents(file) else { return };
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
+        let bytes = bytes[..len].to_vec();
+        self.settle_file(file);
+        self.set_contents(file, bytes);
+    }
+
+    /// A file is gone for good.
+    pub fn lose_file(&mut self, file: FileName) {
+        self.settle_file(file);
+        if let Some(inode) = self.names.remove(&file) {
+            self.pending.retain(|entry| entry.inode != inode);
+            self.forget_nameless_files();
+        }
+    }
+
+    /// Another disk takes this one's place, as empty as it came from the factory.
+    pub fn vanish(&mut self) {
+        *self = Self::with_sector_bytes(self.sector_bytes);
+    }
+
+    /// Whatever was done to a file so far is durable.
+    fn settle_file(&mut self, file: FileName) {
+        if let Some(inode) = self.names.get(&file).copied() {
+            self.pending.retain(|entry| entry.inode != inode);
+        }
+    }
+
     /// Makes one operation fail once `operations_before` more have succeeded. It does nothing, and a
     /// sync that fails leaves the bytes readable, but no later sync of them makes them durable. A
     /// power failure that comes before disarms it.
@@ -286,27 +329,44 @@ impl SimDisk {
     }
 
     /// Every disk that a power failure may leave now: each combination of each pending operation
-    /// lost, kept, cut at each sector's end, and torn into each set of sectors.
+    /// lost, kept, cut at each sector's end, and torn into each set of sectors. Of a write of more than
+    /// [`SECTORS_OF_ALL_SETS`] only the sets with one sector, and those without one.
     ///
     /// # Panics
     /// If there are more than 65,536 of them.
     #[must_use]
     pub fn crash_states(&self) -> Vec<Self> {
-        let choices: Vec<Vec<Fate>> = self.pending().iter().map(|op| self.fates(op)).collect();
-        let count = choices.iter().map(Vec::len).try_fold(1_usize, usize::checked_mul);
-        let count = count.filter(|count| *count <= CRASH_STATES_MAX).expect("a small case");
-        (0..count)
-            .map(|mut combination| {
-                let mut chosen = choices.iter().map(|fates| {
-                    let fate = fates[combination % fates.len()].clone();
-                    combination /= fates.len();
-                    fate
-                });
-                let mut disk = self.clone();
-                disk.crash_with(|_, _| chosen.next().expect("one choice an operation"));
-                disk
+        let count = self.crash_state_count();
+        assert!(count <= CRASH_STATES_MAX, "{count} states are no small case");
+        (0..count).map(|number| self.crash_state(number)).collect()
+    }
+
+    /// How many [`crash_states`](Self::crash_states) there are.
+    #[must_use]
+    pub fn crash_state_count(&self) -> usize {
+        let fates = self.pending().iter().map(|operation| self.fates(operation).len()).collect();
+        let fates: Vec<usize> = fates;
+        fates.into_iter().fold(1, usize::saturating_mul)
+    }
+
+    /// One of the [`crash_states`](Self::crash_states), from 0 on.
+    #[must_use]
+    pub fn crash_state(&self, number: usize) -> Self {
+        let mut combination = number;
+        let mut disk = self.clone();
+        let chosen: Vec<Fate> = self
+            .pending()
+            .iter()
+            .map(|operation| {
+                let fates = self.fates(operation);
+                let fate = fates[combination % fates.len()].clone();
+                combination /= fates.len();
+                fate
             })
-            .collect()
+            .collect();
+        let mut chosen = chosen.into_iter();
+        disk.crash_with(|_, _| chosen.next().expect("one choice an operation"));
+        disk
     }
 
     fn fates(&self, operation: &Pending) -> Vec<Fate> {
@@ -316,9 +376,17 @@ impl SimDisk {
             let first_end = self.sector_bytes - offset % self.sector_bytes;
             let ends = (0..).map(|sector| first_end + sector * self.sector_bytes);
             fates.extend(ends.take_while(|end| end < len).map(Fate::Prefix));
-            assert!(sectors <= 16, "too many sectors to try every set of them");
-            for set in 0..(1_u32 << sectors) - 1 {
-                fates.push(Fate::Sectors((0..sectors).map(|at| set >> at & 1 == 1).collect()));
+            if sectors <= SECTORS_OF_ALL_SETS {
+                for set in 0..(1_u32 << sectors) - 1 {
+                    fates.push(Fate::Sectors((0..sectors).map(|at| set >> at & 1 == 1).collect()));
+                }
+            } else {
+                for chosen in 0..sectors {
+                    for is_kept in [true, false] {
+                        let set = (0..sectors).map(|at| (at == chosen) == is_kept);
+                        fates.push(Fate::Sectors(set.collect()));
+                    }
+                }
             }
         }
         fates

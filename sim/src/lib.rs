@@ -6,7 +6,9 @@
 //! Deterministic to the bit: no world reads a clock, entropy or the order of a hash map.
 
 pub mod admin;
+pub mod atlas;
 pub mod check;
+pub mod damage;
 pub mod disk;
 pub mod history;
 pub mod lockstep;

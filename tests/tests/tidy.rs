@@ -74,8 +74,14 @@ fn diagrams(module: &str) -> Vec<String> {
 #[test]
 fn the_design_draws_every_format_as_its_module_does() {
     let design = read(&root().join("docs/design.md"));
-    for module in ["record.rs", "block.rs", "storage/format.rs", "wire/mod.rs", "queue/snapshot.rs"]
-    {
+    for module in [
+        "record.rs",
+        "block.rs",
+        "storage/format.rs",
+        "wire/mod.rs",
+        "queue/snapshot.rs",
+        "backup/format.rs",
+    ] {
         let drawn = diagrams(module);
         assert!(!drawn.is_empty(), "{module} draws its format");
         for diagram in drawn {

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use bytes::{Bytes, BytesMut};
-use engine::api::{Bounded, CommandError, Rejection, Response, TransferError};
+use engine::api::{
+    BackupAnswer, BackupRequest, Bounded, CommandError, Rejection, Response, TransferError,
+};
 use engine::block::{Block, BlockBuilder, BlockKind};
 use engine::hlc::Hlc;
 use engine::ids::{
@@ -175,6 +177,8 @@ fn response() -> impl Strategy<Value = Response<Reply>> {
             membership: Box::new(membership)
         }),
         node().prop_map(|leader| Response::Transferred { leader }),
+        (backup_answer(), bodies())
+            .prop_map(|(answer, bodies)| Response::Backup { answer, bodies }),
         Just(Response::Ready),
         Just(Response::TimedOut),
         rejection().prop_map(Response::Rejected),
@@ -248,6 +252,33 @@ fn change_request() -> impl Strategy<Value = ChangeRequest> {
     ]
 }
 
+fn backup_request() -> impl Strategy<Value = BackupRequest> {
+    prop_oneof![
+        (any::<u64>(), index())
+            .prop_map(|(backup, at_least)| BackupRequest::Begin { backup, at_least }),
+        any::<(u64, u64, u32)>().prop_map(|(backup, offset, len)| BackupRequest::State {
+            backup,
+            offset,
+            len
+        }),
+        (any::<u64>(), vec(index(), 0..8))
+            .prop_map(|(backup, indices)| BackupRequest::Records { backup, indices }),
+        any::<u64>().prop_map(|backup| BackupRequest::End { backup }),
+    ]
+}
+
+fn backup_answer() -> impl Strategy<Value = BackupAnswer> {
+    prop_oneof![
+        index().prop_map(|applied| BackupAnswer::Preparing { applied }),
+        Just(BackupAnswer::State),
+        Just(BackupAnswer::Records),
+        index().prop_map(|index| BackupAnswer::Absent { index }),
+        Just(BackupAnswer::Ended),
+        Just(BackupAnswer::Gone),
+        any::<u64>().prop_map(|left| BackupAnswer::Busy { left: Micros(left) }),
+    ]
+}
+
 fn client_frame() -> impl Strategy<Value = ClientFrame> {
     let call = prop_oneof![
         Just(Call::Propose),
@@ -258,6 +289,7 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
         Just(Call::QueryStale),
         option::of(node()).prop_map(|to| Call::Transfer { to }),
         change_request().prop_map(Call::Change),
+        backup_request().prop_map(Call::Backup),
     ];
     prop_oneof![
         (any::<u64>(), call).prop_map(|(request, call)| ClientFrame::Call { request, call }),

@@ -3,6 +3,7 @@
 //! Owns nothing of the protocol: every command is a few calls of the library. Next: `output` for how
 //! things are printed, one module for each family of commands.
 
+mod backup;
 mod bench;
 mod look;
 mod members;
@@ -30,7 +31,7 @@ Exit codes:
   3  outcome unknown: it may or may not have happened
   4  no node, or no leader, answered in time; nothing happened
   5  nothing found: an empty queue, an unknown id, a lease that is no longer held
-  6  input could not be read or output could not be written";
+  6  input could not be read or output could not be written; a backup is not whole";
 
 /// Sends to, receives from and looks into a Posthaste cluster.
 #[derive(Parser, Debug)]
@@ -93,6 +94,8 @@ enum Command {
     Members(members::MembersArgs),
     /// Let another node lead
     Transfer(members::TransferArgs),
+    /// Write everything in the cluster to one file, or check such a file
+    Backup(backup::BackupArgs),
     /// Measure a running cluster
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -106,6 +109,8 @@ enum Failure {
     /// Nothing was there.
     Nothing(String),
     Usage(String),
+    /// A backup that could not be made, or is not whole.
+    Backup(String),
     Io(io::Error),
 }
 
@@ -135,7 +140,7 @@ impl Failure {
             Self::Call(CallError::Rejected(_)) => 1,
             Self::Call(CallError::Unknown(_)) => 3,
             Self::Usage(_) => 2,
-            Self::Io(_) => 6,
+            Self::Backup(_) | Self::Io(_) => 6,
         }
     }
 
@@ -144,7 +149,7 @@ impl Failure {
         match self {
             Self::Call(error) => (error.to_string(), Some(error.remedy())),
             Self::Connect(error) => (error.to_string(), None),
-            Self::Nothing(what) | Self::Usage(what) => (what.clone(), None),
+            Self::Nothing(what) | Self::Usage(what) | Self::Backup(what) => (what.clone(), None),
             Self::Io(error) => (format!("input or output failed: {error}"), None),
         }
     }
@@ -177,6 +182,7 @@ fn report(printer: Printer, failure: &Failure) -> ExitCode {
 async fn run(shared: &Shared, command: Command, printer: Printer) -> Outcome {
     let command = match command {
         Command::Bench(command) => return bench::run(shared, command, printer).await,
+        Command::Backup(args) if args.verify => return backup::verify(&args, printer),
         other => other,
     };
     let client = shared.connect(Options::default()).await?;
@@ -195,6 +201,7 @@ async fn run(shared: &Shared, command: Command, printer: Printer) -> Outcome {
         Command::Status(args) => look::status(&client, args, printer).await,
         Command::Members(args) => members::members(&client, args, shared.timeout, printer).await,
         Command::Transfer(args) => members::transfer(&client, args, printer).await,
+        Command::Backup(args) => backup::backup(&client, &args, printer).await,
         Command::Bench(_) => Ok(()),
     };
     client.close(Duration::from_millis(500)).await;
@@ -262,6 +269,8 @@ mod tests {
             "purge q",
             "nodes --follow",
             "status 1 2",
+            "backup all.posthaste --from 2",
+            "backup --verify all.posthaste",
             "bench send --messages 5 --payload 6 --connections 7 --window 8 --queues 9",
             "bench receive --messages 5 --prefix b",
         ];

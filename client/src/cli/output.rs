@@ -25,6 +25,11 @@ impl Printer {
         Self { json }
     }
 
+    /// Whether programs read what is printed.
+    pub(super) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// One fact: an object for programs or a line for people.
     pub(super) fn line(self, value: &Value, text: &str) -> io::Result<()> {
         let mut out = anstream::stdout().lock();

@@ -169,6 +169,9 @@ impl Asks {
                 let (value, log_time) = ((reply, bodies), Some(log_time));
                 caller.end(Ok(Read { value, at, log_time, node }));
             }
+            (Ask::Backup { caller, .. }, Response::Backup { answer, bodies }) => {
+                caller.end(Ok((answer, bodies)));
+            }
             (Ask::Watch { caller, .. }, Response::Ready) => caller.end(Ok(true)),
             (Ask::Watch { caller, .. }, Response::TimedOut) => caller.end(Ok(false)),
             (Ask::Change { caller, .. }, Response::Changed { index, membership }) => {
@@ -245,6 +248,7 @@ fn encode(ask: &mut Ask, node: NodeId, now: Instant) -> (Call, Bytes) {
             (Call::Watch { timeout }, Bytes::from(query.encode()))
         }
         Ask::Status { .. } => (Call::Status, Bytes::new()),
+        Ask::Backup { request, .. } => (Call::Backup(request.clone()), Bytes::new()),
         Ask::Change { change, unanswered, .. } => {
             *unanswered += 1;
             (Call::Change(change.clone()), Bytes::new())

@@ -4,7 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use client::{Client, Options};
-use engine::api::{CommandError, Rejection, Response};
+use engine::api::{BackupAnswer, CommandError, Rejection, Response};
 use engine::block::{Block, BlockKind};
 use engine::hlc::Hlc;
 use engine::ids::{ClusterId, LogIndex, NodeId, Term};
@@ -347,6 +347,10 @@ async fn serve(node: NodeId, mut stream: TcpStream, world: Arc<Mutex<World>>) ->
                     let status = Box::new(world.status(node));
                     let frame = ServerFrame::Status { request, status };
                     write_frame(&mut outbound, &frame, &[], TailCheck::Frame);
+                }
+                ClientFrame::Call { request, call: Call::Backup(_) } => {
+                    let (answer, bodies) = (BackupAnswer::Gone, Vec::new());
+                    write_response(&mut outbound, request, Response::Backup { answer, bodies });
                 }
                 ClientFrame::Call { request, call: Call::QueryHere } => {
                     let reply = world.queues.query(&frame.tail);

@@ -31,6 +31,10 @@ enum Purpose {
     Follower(NodeId, LogIndex),
     /// A piece of a snapshot: for whom, of which, from where.
     Snapshot(NodeId, LogIndex, u64),
+    /// For a backup's pull, from this entry on.
+    Backup(u64, LogIndex),
+    /// A piece of the state, for a backup's pull.
+    BackupState(u64),
     /// For answers that wait; the range, so that what was not read is asked for again.
     Bodies(Fetch),
 }
@@ -39,9 +43,11 @@ impl Fetches {
     /// The oldest entry that is being read.
     pub(super) fn oldest(&self) -> Option<LogIndex> {
         let first = |purpose: &Purpose| match purpose {
-            Purpose::Apply(first) | Purpose::Follower(_, first) => Some(*first),
+            Purpose::Apply(first) | Purpose::Follower(_, first) | Purpose::Backup(_, first) => {
+                Some(*first)
+            }
             Purpose::Bodies(fetch) => Some(fetch.first),
-            Purpose::Snapshot(..) => None,
+            Purpose::Snapshot(..) | Purpose::BackupState(_) => None,
         };
         self.under_way.values().filter_map(first).min()
     }
@@ -260,7 +266,8 @@ impl<S: StateMachine> Engine<S> {
         let Some(purpose) = self.fetches.under_way.remove(&id) else { return };
         match purpose {
             // Not what such a read brings.
-            Purpose::Snapshot(..) => {}
+            Purpose::Snapshot(..) | Purpose::BackupState(_) => {}
+            Purpose::Backup(pull, _) => self.on_backup_fetched(pull, records, effects),
             Purpose::Follower(follower, _) => {
                 self.raft.on_fetched(follower, records, &mut self.outputs);
             }
@@ -296,6 +303,29 @@ impl<S: StateMachine> Engine<S> {
         effects.push(Effect::ReadSnapshot(SnapshotRead { id, index, offset, len }));
     }
 
+    /// Reads records for a backup's pull: from `first` on, before `end`.
+    pub(super) fn fetch_for_backup(
+        &mut self,
+        pull: u64,
+        range: (LogIndex, LogIndex, usize),
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        self.fetches.begin(|_| Purpose::Backup(pull, range.0), range, effects);
+    }
+
+    /// Reads a piece of a snapshot for a backup's pull.
+    pub(super) fn read_state_for_backup(
+        &mut self,
+        pull: u64,
+        (index, offset, len): (LogIndex, u64, usize),
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        self.fetches.last_id = FetchId(self.fetches.last_id.0 + 1);
+        let id = self.fetches.last_id;
+        self.fetches.under_way.insert(id, Purpose::BackupState(pull));
+        effects.push(Effect::ReadSnapshot(SnapshotRead { id, index, offset, len }));
+    }
+
     pub(super) fn on_snapshot_read(
         &mut self,
         now: Now,
@@ -303,9 +333,16 @@ impl<S: StateMachine> Engine<S> {
         bytes: Bytes,
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
-        let Some(Purpose::Snapshot(follower, index, offset)) = self.fetches.under_way.remove(&id)
-        else {
-            return;
+        let (follower, index, offset) = match self.fetches.under_way.remove(&id) {
+            Some(Purpose::Snapshot(follower, index, offset)) => (follower, index, offset),
+            Some(Purpose::BackupState(pull)) => {
+                return self.on_backup_state(pull, bytes, effects);
+            }
+            Some(other) => {
+                self.fetches.under_way.insert(id, other);
+                return;
+            }
+            None => return,
         };
         let out = &mut self.outputs;
         self.raft.on_snapshot_read(follower, index, offset, bytes, now.monotonic, out);

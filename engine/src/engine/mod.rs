@@ -5,10 +5,12 @@
 //! store under it, which is what drivers use.
 //!
 //! `propose` collects commands into batches, `apply` runs what is committed, `read` serves queries
-//! and watches, `bodies` fetches what answers refer to, `snapshots` cuts the log short, `change` changes
+//! and watches, `bodies` fetches what answers refer to, `snapshots` cuts the log short,
+//! `backups` serves whoever pulls one, `change` changes
 //! the membership and the leader, and `fitness` tells whether this member should lead.
 
 mod apply;
+mod backups;
 mod bodies;
 mod change;
 mod config;
@@ -20,6 +22,7 @@ mod snapshots;
 
 pub use crate::raft::RoleName;
 pub use config::{Config, Status};
+pub(crate) use snapshots::split as split_state;
 
 use crate::api::{Bounded, Rejection, Request, Response, Token};
 use crate::hlc::{Clock, Hlc};
@@ -35,6 +38,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use backups::Backups;
 use bodies::{Bodies, Fetches};
 use bytes::Bytes;
 use change::Changes;
@@ -254,6 +258,7 @@ pub struct Engine<S: StateMachine> {
     /// Whether anything was applied since watchers were last woken.
     has_applied: bool,
     snapshots: Snapshots,
+    backups: Backups,
     changes: Changes,
     fitness: Fitness,
     /// How long disk or applying may stand still before this member is not fit to lead; also how long
@@ -315,6 +320,7 @@ impl<S: StateMachine> Engine<S> {
             applied_stamp,
             has_applied: false,
             snapshots: Snapshots::recovered(recovered.snapshot.as_ref()),
+            backups: Backups::default(),
             fitness: Fitness::default(),
             transfer_patience: config.election_timeout + config.election_timeout,
             apply_budget_bytes: APPLY_BYTES_PER_TURN,
@@ -387,6 +393,7 @@ impl<S: StateMachine> Engine<S> {
     fn on_turn(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
         self.apply_budget_bytes = APPLY_BYTES_PER_TURN;
         self.reads.expire_watches(now.monotonic, effects);
+        self.backups.expire(now.monotonic);
         self.watch_fitness(now);
         if self.raft.is_leader() {
             self.append_first_entry(now);
@@ -419,7 +426,9 @@ impl<S: StateMachine> Engine<S> {
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
         let admitted = match &request {
-            Request::QueryHere(_) | Request::QueryStale(_) => self.check_room(),
+            Request::QueryHere(_) | Request::QueryStale(_) | Request::Backup(_) => {
+                self.check_room()
+            }
             Request::Propose(_)
             | Request::Query(_)
             | Request::Change(_)
@@ -438,6 +447,7 @@ impl<S: StateMachine> Engine<S> {
                 Request::Change(request) => self.change(now, token, &request, effects),
                 Request::Transfer { to } => self.transfer(now, token, to),
                 Request::Watch { query, until } => self.watch(token, &query, until),
+                Request::Backup(request) => self.backup(now, token, request, effects),
             },
         };
         if let Err(response) = outcome {
@@ -464,6 +474,7 @@ impl<S: StateMachine> Engine<S> {
             | Request::QueryHere(_)
             | Request::QueryStale(_)
             | Request::Watch { .. }
+            | Request::Backup(_)
             | Request::Transfer { .. } => self.check_room(),
         }
     }
@@ -487,6 +498,7 @@ impl<S: StateMachine> Engine<S> {
         self.proposals.waiting()
             + self.reads.waiting()
             + self.bodies.waiting()
+            + self.backups.waiting()
             + self.changes.waiting()
     }
 

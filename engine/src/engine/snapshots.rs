@@ -63,6 +63,14 @@ impl Snapshots {
     }
 }
 
+/// A snapshot's bytes: those of the sessions, and those of the state machine.
+pub(crate) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), RestoreError> {
+    let damaged = RestoreError::Damaged { what: "the length of its sessions", at: 0 };
+    let (len, rest) = bytes.split_first_chunk::<LENGTH_BYTES>().ok_or(damaged)?;
+    let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
+    rest.split_at_checked(len).ok_or(damaged)
+}
+
 impl<S: StateMachine> Engine<S> {
     /// Makes a snapshot if one is due, and lets go of what the last one made superfluous.
     pub(super) fn keep_snapshots(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
@@ -70,11 +78,7 @@ impl<S: StateMachine> Engine<S> {
         let is_new = self.applied_index > newest;
         // What is not durable here yet would be missing from the log after a crash.
         let is_durable = self.applied_index <= self.raft.durable_index();
-        if is_new
-            && is_durable
-            && self.snapshots.saving.is_none()
-            && self.snapshots.is_due(self.applied_index, &self.limits)
-        {
+        if is_new && is_durable && self.snapshots.saving.is_none() && self.is_snapshot_due(newest) {
             let snapshot = self.make_snapshot();
             self.snapshots.applied_bytes = 0;
             self.snapshots.newest_bytes = snapshot.meta.bytes;
@@ -83,11 +87,19 @@ impl<S: StateMachine> Engine<S> {
             effects.push(Effect::SaveSnapshot(Box::new(snapshot)));
         }
         if let Some(first) = self.snapshots.purge
+            && !self.backups.is_any()
             && self.fetches.oldest().is_none_or(|oldest| oldest >= first)
         {
             self.snapshots.purge = None;
             effects.push(Effect::Purge { first, keep: Vec::new(), release: Vec::new() });
         }
+    }
+
+    /// What a backup is pulled from stays: no snapshot takes its place meanwhile, and nothing is let go
+    /// of. One that is begun wants a snapshot now.
+    fn is_snapshot_due(&self, newest: LogIndex) -> bool {
+        let by_backup = self.backups.wants_snapshot(newest);
+        by_backup.unwrap_or_else(|| self.snapshots.is_due(self.applied_index, &self.limits))
     }
 
     fn make_snapshot(&self) -> Snapshot {
@@ -131,6 +143,7 @@ impl<S: StateMachine> Engine<S> {
         self.snapshots.applied_bytes = 0;
         self.snapshots.newest_bytes = bytes;
         self.abandon_bodies(effects);
+        self.abandon_backup(effects);
         if let Err(error) = self.restore(&snapshot.bytes) {
             let index = last.index;
             let reason = format!("the leader's snapshot of entry {index} cannot be used: {error}");
@@ -144,10 +157,7 @@ impl<S: StateMachine> Engine<S> {
 
     /// Takes the state out of a snapshot's bytes.
     pub(super) fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let damaged = RestoreError::Damaged { what: "the length of its sessions", at: 0 };
-        let (len, rest) = bytes.split_first_chunk::<LENGTH_BYTES>().ok_or(damaged)?;
-        let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
-        let (sessions, machine) = rest.split_at_checked(len).ok_or(damaged)?;
+        let (sessions, machine) = split(bytes)?;
         // First, since it tells a newer version from damage, and the replies have the same version.
         self.machine.restore(machine)?;
         self.sessions = Sessions::restore(&self.limits, sessions, S::read_reply)?;

@@ -5,7 +5,7 @@
 //! nodes whenever it changes. Next: `client` (the crate) and `node::server` for the two ends.
 
 use super::{Frame, MAGIC, PROTOCOL_MAX, PROTOCOL_MIN, TailCheck, WireError, decode, write_frame};
-use crate::api::{CommandError, Rejection, Response};
+use crate::api::{BackupAnswer, BackupRequest, CommandError, Rejection, Response};
 use crate::hlc::Hlc;
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, SessionId, Term};
 use crate::limits;
@@ -179,6 +179,8 @@ pub enum Call {
     },
     /// How is the node? No tail; served by every node from its own knowledge.
     Status,
+    /// The next step of a backup. No tail; served by every node from its own disk.
+    Backup(BackupRequest),
 }
 
 /// From node to client.
@@ -223,6 +225,7 @@ pub enum Answer {
     TimedOut,
     Rejected(Rejection),
     Unknown { leader: Option<NodeId> },
+    Backup(BackupAnswer),
 }
 
 /// The nodes of a cluster as one of them sees them.
@@ -340,6 +343,7 @@ pub fn split_response(response: Response<Reply>) -> (Answer, Vec<Bytes>) {
         Response::Transferred { leader } => (Answer::Transferred { leader }, Vec::new()),
         Response::Invalid { command, reply } => (Answer::Invalid { command, reply }, Vec::new()),
         Response::TooLarge { bytes, max } => (Answer::TooLarge { bytes, max }, Vec::new()),
+        Response::Backup { answer, bodies } => (Answer::Backup(answer), bodies),
         Response::Ready => (Answer::Ready, Vec::new()),
         Response::TimedOut => (Answer::TimedOut, Vec::new()),
         Response::Rejected(rejection) => (Answer::Rejected(rejection), Vec::new()),
@@ -360,6 +364,7 @@ pub fn join_response(answer: Answer, bodies: Vec<Bytes>) -> Response<Reply> {
         Answer::Transferred { leader } => Response::Transferred { leader },
         Answer::Invalid { command, reply } => Response::Invalid { command, reply },
         Answer::TooLarge { bytes, max } => Response::TooLarge { bytes, max },
+        Answer::Backup(answer) => Response::Backup { answer, bodies },
         Answer::Ready => Response::Ready,
         Answer::TimedOut => Response::TimedOut,
         Answer::Rejected(rejection) => Response::Rejected(rejection),

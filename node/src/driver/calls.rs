@@ -32,6 +32,7 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
             Call::Watch { timeout } => {
                 Request::Watch { query: tail, until: self.now.monotonic + timeout }
             }
+            Call::Backup(request) => Request::Backup(request),
             Call::Status => {
                 let status = Box::new(self.node_status());
                 return self.clients.send(connection, &ServerFrame::Status { request, status });

@@ -11,6 +11,8 @@ use engine::engine::RoleName;
 use engine::hlc::Hlc;
 use engine::queue::{Command, Message, ReceiveMode};
 
+/// How many writes in a row are looked at for one that may land elsewhere.
+const MISDIRECTIONS_TRIED_MAX: u32 = 20;
 /// The queue of the probe, which no other client uses.
 const PROBE_QUEUE: &str = "probe";
 
@@ -60,6 +62,10 @@ impl World<'_> {
             Fault::DiskError { node } => self.node(node).fails_next_job = true,
             Fault::DiskFull { node } => self.node(node).is_disk_full = true,
             Fault::DiskFree { node } => self.node(node).is_disk_full = false,
+            Fault::DiskRot { node, how } => self.rot(node, how),
+            Fault::DiskMisdirect { node } => self.node(node).misdirects = MISDIRECTIONS_TRIED_MAX,
+            Fault::DiskLies { node, lies } => self.node(node).set_lying(lies),
+            Fault::DiskVanish { node } => self.vanish(node),
         }
         Ok(())
     }
@@ -111,7 +117,10 @@ impl World<'_> {
         self.events.push(at_us, Event::FollowUp(fault));
     }
 
+    /// A power failure of a machine whose syncs lie loses what it vouched for: only if others have it.
     fn crash(&mut self, node: u64, is_power_lost: bool) {
+        let loses_promises = is_power_lost && self.node(node).is_lying && !self.strike(node);
+        let is_power_lost = is_power_lost && !loses_promises;
         let is_torn = self.scenario.disk.torn_writes;
         self.node(node).stop(Standstill::Crashed, is_power_lost, is_torn);
     }
@@ -142,8 +151,13 @@ impl World<'_> {
             machine.is_disk_full = false;
             machine.fails_next_job = false;
             machine.disk_slow_us = 0;
+            machine.misdirects = 0;
+            if machine.is_lying {
+                machine.set_lying(false);
+            }
             machine.clock.repair(now_us);
             self.set_clock_rate(node, 0);
+            self.find_damage(node);
             self.start_node(node)?;
             self.resume(node);
         }

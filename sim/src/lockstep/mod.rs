@@ -7,6 +7,7 @@
 mod admin;
 mod client;
 pub(crate) mod clock;
+mod damage;
 mod event;
 mod faults;
 mod network;

@@ -7,7 +7,8 @@
 use super::client::Call;
 use super::clock::Clock;
 use crate::admin::Deed;
-use crate::disk::{CrashMode, SimDisk};
+use crate::damage::{self, Decay};
+use crate::disk::{CrashMode, Fate, SimDisk};
 use crate::oracle::committed::Indices;
 use crate::oracle::{Rule, Violation};
 use crate::scenario::{CLUSTER, GROUP, Scenario};
@@ -94,6 +95,14 @@ pub(super) struct Node {
     pub(super) is_removed: bool,
     /// Consecutive turns that came without any input and changed nothing.
     pub(super) idle_turns: u32,
+    /// So many of its next writes are looked at for one that may land elsewhere.
+    pub(super) misdirects: u32,
+    /// Whether its next write lands elsewhere.
+    pub(super) misdirects_next_job: bool,
+    /// Whether a fault makes its syncs do nothing.
+    pub(super) is_lying: bool,
+    /// Whether its disk was ever damaged.
+    pub(super) is_struck: bool,
     disk: SimDisk,
     stream: Stream,
     arrivals: Vec<Arrival>,
@@ -141,6 +150,10 @@ impl Node {
             fails_next_job: false,
             is_removed: false,
             idle_turns: 0,
+            misdirects: 0,
+            misdirects_next_job: false,
+            is_lying: false,
+            is_struck: false,
             disk,
             stream,
             arrivals: Vec::new(),
@@ -174,7 +187,7 @@ impl Node {
                 self.remains = None;
                 Ok(())
             }
-            Err(error) if self.has_broken_disk => {
+            Err(error) if self.has_broken_disk || self.is_struck => {
                 self.standstill = Standstill::CannotOpen(error.to_string());
                 Ok(())
             }
@@ -207,6 +220,7 @@ impl Node {
         self.indices = Indices::default();
         self.role.0 = RoleName::Follower;
         self.fails_next_job = false;
+        self.misdirects_next_job = false;
         self.is_removed = false;
         self.idle_turns = 0;
         self.arrivals.clear();
@@ -353,13 +367,61 @@ impl Node {
                 self.disk.fail_after(self.stream.below(job.ops.len()) as u64, false);
             }
         }
+        if job.lane == Lane::Write && std::mem::take(&mut self.misdirects_next_job) {
+            return Some(self.perform_misdirected(&job));
+        }
         Some(job.perform(&mut self.disk))
+    }
+
+    /// The job's last write lands elsewhere.
+    fn perform_misdirected(&mut self, job: &Job) -> JobDone {
+        let last = job.ops.iter().rposition(|op| matches!(op, DiskOp::Write { .. }));
+        for (at, op) in job.ops.iter().enumerate() {
+            let is_misdirected = Some(at) == last
+                && damage::misdirect(&mut self.disk, op, &mut self.stream).is_some();
+            if !is_misdirected && let Err(error) = self.disk.perform(op) {
+                return JobDone { id: job.id, result: Err(error) };
+            }
+        }
+        JobDone { id: job.id, result: Ok(Vec::new()) }
     }
 
     /// Whether a fault has ever made its disk fail.
     #[must_use]
     pub(super) fn has_broken_disk(&self) -> bool {
-        self.has_broken_disk
+        self.has_broken_disk || self.is_struck
+    }
+
+    /// Its disk, with what is not durable yet.
+    #[must_use]
+    pub(super) fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// Durable bytes decay somewhere; says where, if there are any of that kind.
+    pub(super) fn decay(&mut self, how: Decay) -> Option<String> {
+        damage::decay(&mut self.disk, how, &mut self.stream)
+    }
+
+    /// Another disk takes the place of its disk.
+    pub(super) fn vanish(&mut self) {
+        self.disk.vanish();
+        self.disk.set_sync_lying(self.is_lying);
+    }
+
+    /// Whether syncs do nothing from now on. When they are honest again, everything is durable.
+    pub(super) fn set_lying(&mut self, is_lying: bool) {
+        self.is_lying = is_lying;
+        if !is_lying {
+            self.disk.crash_with(|_, _| Fate::Kept);
+        }
+        self.disk.set_sync_lying(is_lying);
+    }
+
+    /// Whether a job of the write lane is under way.
+    #[must_use]
+    pub(super) fn is_about_to_write(&self) -> bool {
+        self.jobs.values().any(|job| job.lane == Lane::Write)
     }
 
     /// A letter for people: what it is at the moment.

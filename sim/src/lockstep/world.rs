@@ -69,6 +69,8 @@ pub(super) struct World<'s> {
     pub(super) votes: Votes,
     snapshots: Snapshots,
     pub(super) digests: Digests,
+    /// How often a disk was struck, and how often the atlas did not allow it.
+    pub(super) damages: (u64, u64),
     pub(super) trace: Trace,
     /// Disk latencies and turn delays.
     pace: Stream,
@@ -121,6 +123,7 @@ impl<'s> World<'s> {
             admin: Admin::new(scenario),
             admin_wake_us: None,
             digests: Digests::default(),
+            damages: (0, 0),
             trace,
             pace: Stream::new(scenario.seed, "pace"),
             record_seed: ChecksumSeed::of(CLUSTER, GROUP),
@@ -195,6 +198,7 @@ impl<'s> World<'s> {
             Event::Turn { node, life } => self.on_turn(node, life),
             Event::Deadline { node, life } => self.on_deadline(node, life),
             Event::DiskDone { node, life, job } => {
+                self.aim(node);
                 let machine = self.node(node);
                 if machine.life == life
                     && let Some(done) = machine.perform(job)

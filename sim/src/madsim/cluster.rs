@@ -96,11 +96,11 @@ fn end(world: &mut World, node: u64, result: Result<(), NodeError>) -> Result<()
     let machine = world.machine(node);
     let violation = |what: String| Err(Violation::new(Rule::Recovery, now_us, what));
     match result {
-        Err(NodeError::Disk { reason }) if machine.has_broken_disk => {
+        Err(NodeError::Disk { reason }) if machine.has_broken_disk || machine.is_struck => {
             machine.end_life(Process::DiskFailed(reason));
             Ok(())
         }
-        Err(NodeError::Open(error)) if machine.has_broken_disk => {
+        Err(NodeError::Open(error)) if machine.has_broken_disk || machine.is_struck => {
             machine.end_life(Process::CannotOpen(error.to_string()));
             Ok(())
         }

@@ -109,8 +109,10 @@ impl Access {
         } else if is_change && std::mem::take(&mut machine.fails_next_operation) {
             machine.has_broken_disk = true;
             machine.disk.fail_after(0, false);
+        } else if world.misdirect(self.node, op) {
+            return Ok(Bytes::new());
         }
-        machine.disk.perform(op)
+        world.machine(self.node).disk.perform(op)
     }
 
     /// Shows the records of a write to the rule that logs match.

@@ -6,6 +6,7 @@
 
 use super::machine::Process;
 use super::world::{Shared, kind};
+use crate::damage::Decay;
 use crate::scenario::Fault;
 use madsim::net::NetSim;
 use madsim::runtime::Handle;
@@ -13,6 +14,9 @@ use madsim::task::NodeId as Host;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How many writes in a row are looked at for one that may land elsewhere.
+const MISDIRECTIONS_TRIED_MAX: u32 = 20;
 
 /// Longest way in a network that was repaired: no leader can be elected if a round trip takes
 /// longer than the election timeout.
@@ -106,6 +110,12 @@ impl Faults {
             }
             Fault::DiskFull { node } => self.shared.lock().machine(node).is_disk_full = true,
             Fault::DiskFree { node } => self.shared.lock().machine(node).is_disk_full = false,
+            Fault::DiskRot { node, how } => self.rot(node, how),
+            Fault::DiskMisdirect { node } => {
+                self.shared.lock().machine(node).misdirects = MISDIRECTIONS_TRIED_MAX;
+            }
+            Fault::DiskLies { node, lies } => self.shared.lock().machine(node).set_lying(lies),
+            Fault::DiskVanish { node } => self.vanish(node),
         }
         Vec::new()
     }
@@ -206,9 +216,36 @@ impl Faults {
         }
     }
 
+    /// Bytes at rest decay. Of a file that goes as a whole no process holds on to what is left.
+    fn rot(&mut self, node: u64, how: Decay) {
+        if !self.shared.lock().strike(node) {
+            return;
+        }
+        if how == Decay::File {
+            self.kill(node);
+        }
+        let mut world = self.shared.lock();
+        if let Some(what) = world.machine(node).decay(how) {
+            world.tell(&format!("n{node}"), ' ', format_args!("{what}"));
+        }
+    }
+
+    /// The machine loses its disk.
+    fn vanish(&mut self, node: u64) {
+        if self.shared.lock().strike(node) {
+            self.kill(node);
+            self.shared.lock().machine(node).vanish();
+        }
+    }
+
     /// The power fails, if it has not failed before. A process that is gone already loses what its
-    /// machine had not written.
+    /// machine had not written. A machine whose syncs lie loses what it vouched for: only if others
+    /// have that, or else its process is killed.
     fn crash(&mut self, node: u64) {
+        let is_lying = self.shared.lock().machine(node).is_lying;
+        if is_lying && !self.shared.lock().strike(node) {
+            return self.kill(node);
+        }
         let mut world = self.shared.lock();
         let is_torn = world.scenario.disk.torn_writes;
         let machine = world.machine(node);
@@ -281,11 +318,19 @@ impl Faults {
                 machine.is_disk_full = false;
                 machine.fails_next_operation = false;
                 machine.disk_slow_us = 0;
+                machine.misdirects = 0;
+                if machine.is_lying {
+                    machine.set_lying(false);
+                }
                 machine.clock.repair(now_us);
                 machine.clock.set_rate(now_us, 0);
                 world.event(kind::REPAIR, node, [0, 0]);
             }
             self.resume(node);
+            // A process that has not noticed what became of its disk is restarted, and so looks.
+            if self.shared.lock().is_damaged(node) {
+                self.kill(node);
+            }
             self.restart(node);
         }
     }

@@ -72,8 +72,14 @@ pub(super) struct Machine {
     pub(super) fails_next_operation: bool,
     /// Whether a fault has ever made its disk fail.
     pub(super) has_broken_disk: bool,
+    /// So many of its next writes are looked at for one that may land elsewhere.
+    pub(super) misdirects: u32,
+    /// Whether a fault makes its syncs do nothing.
+    pub(super) is_lying: bool,
+    /// Whether its disk was ever damaged.
+    pub(super) is_struck: bool,
     identity: Identity,
-    stream: Stream,
+    pub(super) stream: Stream,
     pace: Stream,
 }
 
@@ -106,6 +112,9 @@ impl Machine {
             is_disk_full: false,
             fails_next_operation: false,
             has_broken_disk: scenario.disk.lying_sync,
+            misdirects: 0,
+            is_lying: false,
+            is_struck: false,
             identity,
             stream,
             pace: Stream::of(scenario.seed, "pace", id.0),

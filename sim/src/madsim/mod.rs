@@ -13,6 +13,7 @@
 mod actor;
 mod admin;
 mod cluster;
+mod damage;
 mod disk;
 mod explain;
 mod faults;

@@ -36,6 +36,12 @@ impl Votes {
         Err(Violation::new(Rule::OneVote, at_us, explanation))
     }
 
+    /// A node's disk was damaged where its vote may have been. It may vote again in a term that nobody
+    /// can win any more.
+    pub fn forgive(&mut self, voter: NodeId) {
+        self.given.retain(|(_, of), _| *of != voter);
+    }
+
     /// A node leads. `memberships` are those that it may have counted by: it may have taken up
     /// another one in the same instant.
     ///

@@ -3,6 +3,7 @@
 //! Owns the list of faults and their names in scenario files. Never does any of it: that is each
 //! world's. Next: `draw` for which come when.
 
+use crate::damage::Decay;
 use serde::{Deserialize, Serialize};
 
 /// A fault and its time.
@@ -174,6 +175,32 @@ pub enum Fault {
         /// Whose.
         node: u64,
     },
+    /// Durable bytes decay, if the [`atlas`](crate::atlas) allows it.
+    DiskRot {
+        /// Whose.
+        node: u64,
+        /// How.
+        how: Decay,
+    },
+    /// A write lands elsewhere: the first one from now on for which the [`atlas`](crate::atlas) allows it.
+    DiskMisdirect {
+        /// Whose.
+        node: u64,
+    },
+    /// Syncs say that they are done and do nothing from now on, or are honest again. The power of such a
+    /// machine fails only when the [`atlas`](crate::atlas) allows it; otherwise its process is killed.
+    DiskLies {
+        /// Whose.
+        node: u64,
+        /// Whether they lie.
+        lies: bool,
+    },
+    /// The power goes, and another disk is in the machine when it comes back: an empty one. If the
+    /// [`atlas`](crate::atlas) allows it.
+    DiskVanish {
+        /// Whose.
+        node: u64,
+    },
 }
 
 /// A point in the life of a leader.
@@ -269,7 +296,11 @@ impl Fault {
             | Self::DiskSlow { node, .. }
             | Self::DiskError { node }
             | Self::DiskFull { node }
-            | Self::DiskFree { node } => vec![*node],
+            | Self::DiskFree { node }
+            | Self::DiskRot { node, .. }
+            | Self::DiskMisdirect { node }
+            | Self::DiskLies { node, .. }
+            | Self::DiskVanish { node } => vec![*node],
         }
     }
 }

@@ -1,0 +1,106 @@
+//! Damaging disks, within the bounds of the atlas.
+
+use super::node::Standstill;
+use super::world::World;
+use crate::atlas::{self, Copy, Place};
+use crate::damage::Decay;
+use engine::engine::RoleName;
+use engine::ids::NodeId;
+use engine::raft::LogPosition;
+
+impl World<'_> {
+    /// Bytes at rest decay. Of a file that goes as a whole no process holds on to what is left.
+    pub(super) fn rot(&mut self, node: u64, how: Decay) {
+        if !self.strike(node) {
+            return;
+        }
+        if how == Decay::File {
+            self.node(node).stop(Standstill::Crashed, false, false);
+        }
+        if let Some(what) = self.node(node).decay(how) {
+            self.tell(node, format_args!("{what}"));
+        }
+    }
+
+    /// The machine loses its disk.
+    pub(super) fn vanish(&mut self, node: u64) {
+        if !self.strike(node) {
+            return;
+        }
+        self.node(node).stop(Standstill::Crashed, false, false);
+        self.node(node).vanish();
+    }
+
+    /// Before a write job is performed: it may be the one that lands elsewhere.
+    pub(super) fn aim(&mut self, node: u64) {
+        let machine = self.node(node);
+        if machine.misdirects == 0 || !machine.is_about_to_write() {
+            return;
+        }
+        machine.misdirects -= 1;
+        if self.strike(node) {
+            let machine = self.node(node);
+            machine.misdirects = 0;
+            machine.misdirects_next_job = true;
+        }
+    }
+
+    /// Whether everything on a machine's disk may be lost now; if so, its votes are forgotten, too.
+    pub(super) fn strike(&mut self, node: u64) -> bool {
+        let verdict = self.may_damage(node);
+        match &verdict {
+            Ok(()) => {
+                self.damages.0 += 1;
+                self.node(node).is_struck = true;
+                self.votes.forgive(NodeId(node));
+            }
+            Err(refusal) => {
+                self.damages.1 += 1;
+                let refusal = refusal.to_string();
+                self.tell(node, format_args!("is not damaged: {refusal}"));
+            }
+        }
+        verdict.is_ok()
+    }
+
+    fn may_damage(&self, node: u64) -> Result<(), atlas::Refusal> {
+        let limits = self.scenario.limits();
+        let (_, membership) = self.committed.memberships().newest();
+        let log = self.committed.log();
+        let index = log.last_index();
+        let term = log.entry(index).map_or_else(Default::default, |entry| entry.term);
+        let is_campaigning = |role| match role {
+            RoleName::PreCandidate | RoleName::Candidate => true,
+            RoleName::Follower | RoleName::Leader => false,
+        };
+        let places: Vec<Place> = self
+            .nodes
+            .iter()
+            .map(|machine| Place {
+                node: machine.id,
+                durable: Copy::durable(machine.disk(), machine.id, &limits),
+                is_campaigning: machine.replica.is_some() && is_campaigning(machine.role.0),
+            })
+            .collect();
+        let machine = &self.nodes[usize::try_from(node - 1).expect("nodes are few")];
+        let claimed = match &machine.replica {
+            Some(replica) => {
+                let (raft, index) = (replica.raft(), replica.raft().last_index());
+                let term = raft.term_at(index).unwrap_or_default();
+                Some((LogPosition { term, index }, raft.term()))
+            }
+            None => Copy::claimed(machine.disk(), machine.id, &limits)
+                .map(|copy| (copy.last(), copy.term())),
+        };
+        atlas::may_damage(machine.id, claimed, LogPosition { term, index }, membership, &places)
+    }
+
+    /// A process that has not noticed what became of its disk is restarted, and so looks.
+    pub(super) fn find_damage(&mut self, node: u64) {
+        let limits = self.scenario.limits();
+        let machine = self.node(node);
+        if machine.is_struck && Copy::claimed(machine.disk(), machine.id, &limits).is_none() {
+            machine.stop(Standstill::Crashed, false, false);
+        }
+    }
+}
