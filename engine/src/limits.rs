@@ -89,6 +89,10 @@ pub const LEASE_MILLIS_MAX: u64 = 12 * 60 * 60 * 1_000;
 /// Default window, in log time, within which a message id or a retried command is recognised.
 pub const DEDUP_WINDOW_MILLIS_DEFAULT: u64 = 10 * 60 * 1_000;
 
+/// Default most ids that are remembered of messages that are in no queue any more. Beyond it the oldest
+/// are forgotten before their window is over: about 36 bytes each, and 24 for each entry.
+pub const REMEMBERED_IDS_DEFAULT: u64 = 50_000_000;
+
 /// Default shortest election timeout; each is drawn from this to twice this.
 pub const ELECTION_TIMEOUT_DEFAULT: Micros = Micros::from_millis(150);
 /// Default heartbeat interval.
@@ -135,6 +139,9 @@ pub struct Limits {
     /// Window in log time within which ids and retries are recognised. Every node of a cluster must
     /// have the same: it is replicated behaviour.
     pub dedup_window_millis: u64,
+    /// Ids remembered of messages that are in no queue any more; beyond it the oldest are forgotten early.
+    /// Every node of a cluster must have the same: it is replicated behaviour.
+    pub remembered_ids_max: u64,
     /// Largest segment file, bytes.
     pub segment_bytes_max: u64,
     /// Bytes of segments beyond twice the live ones at which old segments are cleaned.
@@ -159,6 +166,7 @@ impl Default for Limits {
             sessions_max: SESSIONS_MAX,
             waiting_requests_max: WAITING_REQUESTS_MAX,
             dedup_window_millis: DEDUP_WINDOW_MILLIS_DEFAULT,
+            remembered_ids_max: REMEMBERED_IDS_DEFAULT,
             segment_bytes_max: SEGMENT_BYTES_MAX,
             slack_bytes: SLACK_BYTES,
             snapshot_log_bytes: SNAPSHOT_LOG_BYTES,

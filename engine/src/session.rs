@@ -12,7 +12,7 @@ use crate::ids::{Sequence, SessionId};
 use crate::limits::{self, Limits};
 use crate::state_machine::{RestoreError, SnapshotReader};
 use crate::wire;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::Xxh3;
@@ -40,6 +40,8 @@ pub struct Session<R> {
     idler: Number,
     /// The session that was active after this one; in a free slot the next free one.
     busier: Number,
+    /// Its ordinal in the snapshot that is being written, until it is written or changed.
+    rank: Number,
 }
 
 impl<R: Clone> Session<R> {
@@ -131,6 +133,48 @@ pub struct Sessions<R> {
     id_last: SessionId,
     idle_millis_max: u64,
     sessions_max: usize,
+    snapshot: Option<Writing<R>>,
+}
+
+/// A snapshot that is being written.
+#[derive(Debug)]
+struct Writing<R> {
+    id_last: SessionId,
+    /// The sessions that there were when it began, the idlest first.
+    order: Vec<Number>,
+    /// How many of them are written; the counters come before the first.
+    written: Option<usize>,
+    /// When the last one of these was active.
+    active_at: Hlc,
+    /// Those of the others that have changed since, as they were.
+    saved: BTreeMap<Number, Saved>,
+    write_reply: fn(&R, &mut Vec<u8>),
+}
+
+/// A session as a snapshot has it.
+#[derive(Debug)]
+struct Saved {
+    active_at: Hlc,
+    id: SessionId,
+    expected: Sequence,
+    replies_len: u64,
+    replies: Vec<u8>,
+}
+
+impl Saved {
+    fn new<R>(session: &Session<R>, write_reply: impl Fn(&R, &mut Vec<u8>)) -> Self {
+        let Session { active_at, id, expected, .. } = *session;
+        let mut replies = Vec::new();
+        session.replies.iter().for_each(|reply| write_reply(reply, &mut replies));
+        Self { active_at, id, expected, replies_len: session.replies.len() as u64, replies }
+    }
+
+    fn write(&self, active_at: &mut Hlc, out: &mut Vec<u8>) {
+        let since = self.active_at.0 - active_at.0;
+        *active_at = self.active_at;
+        wire::encode_into(&(self.id, since, self.expected, self.replies_len), out);
+        out.extend_from_slice(&self.replies);
+    }
 }
 
 /// Spreads ids, which are minted one after the other, over all 64 bits.
@@ -153,6 +197,7 @@ impl<R: Clone> Sessions<R> {
             id_last: SessionId::ZERO,
             idle_millis_max: limits.dedup_window_millis,
             sessions_max: limits.sessions_max.clamp(1, limits::SESSIONS_MAX),
+            snapshot: None,
         }
     }
 
@@ -168,6 +213,7 @@ impl<R: Clone> Sessions<R> {
             replies: VecDeque::new(),
             idler: NONE,
             busier: NONE,
+            rank: NONE,
         });
         id
     }
@@ -218,6 +264,7 @@ impl<R: Clone> Sessions<R> {
         now: Hlc,
     ) -> Option<&mut Session<R>> {
         let number = self.find(id)?;
+        self.save_as_it_is(number);
         if number != self.busiest {
             self.unlink(number);
             self.link(number);
@@ -236,7 +283,9 @@ impl<R: Clone> Sessions<R> {
 
     /// An open session, to record replies in.
     pub fn session_mut(&mut self, id: SessionId) -> Option<&mut Session<R>> {
-        self.find(id).map(|number| &mut self.slots[number as usize])
+        let number = self.find(id)?;
+        self.save_as_it_is(number);
+        Some(&mut self.slots[number as usize])
     }
 
     /// Decides what to do with a command; see [`Session::check`]. A command of a session that is not
@@ -282,11 +331,68 @@ impl<R: Clone> Sessions<R> {
         wire::encode_into(&(self.id_last, self.len() as u64), out);
         let mut active_at = Hlc::ZERO;
         for session in self.idlest_first() {
-            let since = session.active_at.0 - active_at.0;
-            active_at = session.active_at;
-            let replies = session.replies.len() as u64;
-            wire::encode_into(&(session.id, since, session.expected, replies), out);
-            session.replies.iter().for_each(|reply| write_reply(reply, out));
+            Saved::new(session, &write_reply).write(&mut active_at, out);
+        }
+    }
+
+    /// Begins a [`snapshot`](Self::snapshot) of the sessions as they are now, to be written in pieces;
+    /// one that was begun before is given up. Takes about 20 ns for each session.
+    pub fn begin_snapshot(&mut self, write_reply: fn(&R, &mut Vec<u8>)) {
+        let mut order = Vec::with_capacity(self.len());
+        let mut next = self.idlest;
+        while let Some(session) = self.slots.get_mut(next as usize) {
+            session.rank = order.len() as Number;
+            order.push(next);
+            next = session.busier;
+        }
+        self.snapshot = Some(Writing {
+            id_last: self.id_last,
+            order,
+            written: None,
+            active_at: Hlc::ZERO,
+            saved: BTreeMap::new(),
+            write_reply,
+        });
+    }
+
+    /// Appends further sessions of the snapshot until there are `bytes_max` more bytes; at least one, with
+    /// all of its replies. Says whether that was all. The pieces are what [`snapshot`](Self::snapshot)
+    /// would have written.
+    pub fn snapshot_piece(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        let Some(writing) = &mut self.snapshot else { return true };
+        let end = out.len().saturating_add(bytes_max);
+        if writing.written.is_none() {
+            out.push(SNAPSHOT_VERSION);
+            wire::encode_into(&(writing.id_last, writing.order.len() as u64), out);
+        }
+        let mut written = writing.written.unwrap_or(0);
+        while written < writing.order.len() {
+            let session = &mut self.slots[writing.order[written] as usize];
+            let saved = writing.saved.remove(&(written as Number)).unwrap_or_else(|| {
+                session.rank = NONE;
+                Saved::new(session, writing.write_reply)
+            });
+            saved.write(&mut writing.active_at, out);
+            written += 1;
+            if out.len() >= end {
+                break;
+            }
+        }
+        writing.written = Some(written);
+        let is_whole = written == writing.order.len();
+        if is_whole {
+            self.snapshot = None;
+        }
+        is_whole
+    }
+
+    /// Before a session changes: what a snapshot has yet to write of it is put aside.
+    fn save_as_it_is(&mut self, number: Number) {
+        let Some(writing) = &mut self.snapshot else { return };
+        let session = &mut self.slots[number as usize];
+        let rank = core::mem::replace(&mut session.rank, NONE);
+        if rank != NONE {
+            writing.saved.insert(rank, Saved::new(session, writing.write_reply));
         }
     }
 
@@ -319,7 +425,8 @@ impl<R: Clone> Sessions<R> {
             let is_numbered = id != SessionId::ZERO && expected != Sequence::ZERO;
             reader.check(is_numbered, "a session or its sequence is 0")?;
             let (idler, busier) = (NONE, NONE);
-            sessions.insert(Session { id, active_at, expected, replies, idler, busier });
+            let rank = NONE;
+            sessions.insert(Session { id, active_at, expected, replies, idler, busier, rank });
         }
         reader.finish()?;
         Ok(sessions)
@@ -394,6 +501,7 @@ impl<R: Clone> Sessions<R> {
     }
 
     fn remove(&mut self, number: Number) {
+        self.save_as_it_is(number);
         self.unlink(number);
         let id = self.slots[number as usize].id;
         let found = self.table.find_entry(hash(id), |other| *other == number);

@@ -222,6 +222,20 @@ pub trait StateMachine {
     /// hashes, no slot numbers, nothing that a restart or a [`restore`](Self::restore) changes.
     fn snapshot(&self, out: &mut Vec<u8>);
 
+    /// Begins a [`snapshot`](Self::snapshot) of the state as it is now, that is written in pieces while
+    /// commands go on being applied. One that was begun before is given up.
+    fn begin_snapshot(&mut self) {}
+
+    /// Appends the next piece of the snapshot that was begun, about `bytes_max` bytes of it; true if it
+    /// was the last. All pieces together are what `snapshot` would have written when it began. The first
+    /// piece is asked for before anything changes, so a machine with a small state can write all of it
+    /// then, which is what happens unless both methods are defined.
+    fn snapshot_piece(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        let _ = bytes_max;
+        self.snapshot(out);
+        true
+    }
+
     /// Replaces the whole state, so that all calls are answered as by the machine that wrote the
     /// snapshot. Nothing is woken by it. Total: any bytes give a state or an error, and no length is
     /// believed before the bytes are there. [`SnapshotReader`] does the reading.

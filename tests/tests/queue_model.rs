@@ -575,6 +575,39 @@ proptest! {
     }
 
     #[test]
+    fn a_snapshot_in_pieces_is_that_of_when_it_began(
+        before in steps(),
+        during in steps(),
+        pieces in prop::collection::vec(0usize..200, 80),
+        restored: bool,
+    ) {
+        let mut run = Run::new();
+        before.iter().for_each(|step| run.perform(step, true));
+        if restored {
+            run.restore();
+        }
+        let expected = snapshot(&run.machine);
+        let mut written = Vec::new();
+        run.machine.begin_snapshot();
+        let mut is_whole = false;
+        // The first piece may be small, but comes before anything changes.
+        for (step, bytes_max) in during.iter().zip(pieces) {
+            is_whole = is_whole || run.machine.snapshot_piece(bytes_max, &mut written);
+            let is_restored = matches!(step, Step::Restore);
+            if !is_restored {
+                run.perform(step, true);
+            }
+            run.machine.check_invariants();
+            prop_assert_eq!(run.machine.digest(), run.twin.digest());
+        }
+        while !is_whole {
+            is_whole = run.machine.snapshot_piece(100, &mut written);
+        }
+        prop_assert_eq!(&written, &expected);
+        prop_assert_eq!(snapshot(&run.machine), snapshot(&run.twin));
+    }
+
+    #[test]
     fn a_damaged_snapshot_is_refused_or_a_sound_state(
         before in steps(),
         after in steps(),

@@ -256,6 +256,28 @@ proptest! {
     }
 
     #[test]
+    fn a_snapshot_in_pieces_is_that_of_when_it_began(
+        before in steps(), during in steps(), pieces in prop::collection::vec(any::<bool>(), 100),
+    ) {
+        let mut run = Run::new();
+        before.iter().for_each(|step| run.perform(step));
+        let expected = snapshot(&run.sessions);
+        run.sessions.begin_snapshot(|reply, out| out.extend_from_slice(&reply.to_le_bytes()));
+        let (mut written, mut is_whole) = (Vec::new(), false);
+        for (step, is_piece) in during.iter().zip(pieces) {
+            if !matches!(step, Step::Restore) {
+                run.perform(step);
+            }
+            is_whole = is_whole || is_piece && run.sessions.snapshot_piece(1, &mut written);
+        }
+        while !is_whole {
+            is_whole = run.sessions.snapshot_piece(1, &mut written);
+        }
+        prop_assert_eq!(written, expected);
+        run.compare();
+    }
+
+    #[test]
     fn sessions_answer_like_the_model(steps in steps()) {
         let mut run = Run::new();
         for step in &steps {

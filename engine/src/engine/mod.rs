@@ -382,7 +382,7 @@ impl<S: StateMachine> Engine<S> {
         if self.failure.is_some() {
             return None;
         }
-        if self.can_apply_more() {
+        if self.can_apply_more() || self.snapshots.is_writing() {
             return Some(Micros::ZERO);
         }
         let raft = self.raft.next_deadline();

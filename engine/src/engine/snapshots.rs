@@ -1,13 +1,14 @@
 //! When a snapshot is made, what is in it, and what happens when one comes (§7).
 //!
-//! Owns the bytes of a snapshot: the sessions, then the state machine. Never writes a file.
+//! Owns the bytes of a snapshot: the state machine, then the sessions. They are written in slices, one
+//! with each turn, while entries go on being applied; all of it is the state after the entry at which it
+//! began. Never writes a file.
 //!
 //! ```text
-//!  0              8             8 + n
-//!  +--------------+-------------+----------------+
-//!  | sessions len |  sessions   | state machine  |
-//!  |     u64      |   n bytes   |  to the end    |
-//!  +--------------+-------------+----------------+
+//!  +----------------+-------------+--------------+
+//!  | state machine  |  sessions   | sessions len |
+//!  |                |   n bytes   |    n u64     |
+//!  +----------------+-------------+--------------+
 //! ```
 //!
 //! Little-endian. Next: `raft::snapshot` for what describes it, `storage` for the file.
@@ -22,9 +23,13 @@ use crate::state_machine::{RestoreError, StateMachine};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
+use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes before the sessions.
+/// Bytes after the sessions.
 const LENGTH_BYTES: usize = 8;
+
+/// Bytes of a snapshot that are written in one turn: half a millisecond's work, or two.
+const SLICE_BYTES: usize = 128 * 1024;
 
 /// What decides about the next snapshot.
 #[derive(Debug, Default)]
@@ -33,6 +38,8 @@ pub(super) struct Snapshots {
     applied_bytes: u64,
     /// Bytes of the newest one.
     newest_bytes: u64,
+    /// The next one, as far as it is written.
+    writing: Option<Writing>,
     /// On its way to the disk.
     saving: Option<SnapshotMeta>,
     /// A follower waits for one of at least this entry.
@@ -41,7 +48,33 @@ pub(super) struct Snapshots {
     purge: Option<LogIndex>,
 }
 
+/// A snapshot of which the rest has yet to be written.
+struct Writing {
+    /// The last entry in it.
+    last: LogIndex,
+    stamp: Hlc,
+    oldest: Option<LogIndex>,
+    bytes: Vec<u8>,
+    /// Bytes of the state machine, once it is whole.
+    machine_len: Option<usize>,
+    /// Of `bytes`: to take it of all at once would take longer than a slice may.
+    checksum: Box<Xxh3>,
+}
+
+impl core::fmt::Debug for Writing {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { last, bytes, .. } = self;
+        let bytes = bytes.len();
+        f.debug_struct("Writing").field("last", last).field("bytes", &bytes).finish_non_exhaustive()
+    }
+}
+
 impl Snapshots {
+    /// Whether a slice is to be written with the next turn.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
     pub(super) fn recovered(snapshot: Option<&Snapshot>) -> Self {
         let newest_bytes = snapshot.map_or(0, |snapshot| snapshot.meta.bytes);
         Self { newest_bytes, ..Self::default() }
@@ -65,10 +98,12 @@ impl Snapshots {
 
 /// A snapshot's bytes: those of the sessions, and those of the state machine.
 pub(crate) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), RestoreError> {
-    let damaged = RestoreError::Damaged { what: "the length of its sessions", at: 0 };
-    let (len, rest) = bytes.split_first_chunk::<LENGTH_BYTES>().ok_or(damaged)?;
+    let damaged = RestoreError::Damaged { what: "the length of its sessions", at: bytes.len() };
+    let (rest, len) = bytes.split_last_chunk::<LENGTH_BYTES>().ok_or(damaged)?;
     let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
-    rest.split_at_checked(len).ok_or(damaged)
+    let machine_len = rest.len().checked_sub(len).ok_or(damaged)?;
+    let (machine, sessions) = rest.split_at(machine_len);
+    Ok((sessions, machine))
 }
 
 impl<S: StateMachine> Engine<S> {
@@ -78,14 +113,15 @@ impl<S: StateMachine> Engine<S> {
         let is_new = self.applied_index > newest;
         // What is not durable here yet would be missing from the log after a crash.
         let is_durable = self.applied_index <= self.raft.durable_index();
-        if is_new && is_durable && self.snapshots.saving.is_none() && self.is_snapshot_due(newest) {
-            let snapshot = self.make_snapshot();
-            self.snapshots.applied_bytes = 0;
-            self.snapshots.newest_bytes = snapshot.meta.bytes;
-            self.snapshots.wanted = None;
-            self.snapshots.saving = Some(snapshot.meta.clone());
-            effects.push(Effect::SaveSnapshot(Box::new(snapshot)));
+        if is_new
+            && is_durable
+            && self.snapshots.saving.is_none()
+            && self.snapshots.writing.is_none()
+            && self.is_snapshot_due(newest)
+        {
+            self.begin_snapshot();
         }
+        self.write_snapshot(effects);
         if let Some(first) = self.snapshots.purge
             && !self.backups.is_any()
             && self.fetches.oldest().is_none_or(|oldest| oldest >= first)
@@ -102,15 +138,50 @@ impl<S: StateMachine> Engine<S> {
         by_backup.unwrap_or_else(|| self.snapshots.is_due(self.applied_index, &self.limits))
     }
 
-    fn make_snapshot(&self) -> Snapshot {
-        let mut bytes = Vec::new();
-        bytes.extend_from_slice(&[0; LENGTH_BYTES]);
-        self.sessions.snapshot(&mut bytes, S::write_reply);
-        let sessions_len = (bytes.len() - LENGTH_BYTES) as u64;
-        bytes[..LENGTH_BYTES].copy_from_slice(&sessions_len.to_le_bytes());
-        self.machine.snapshot(&mut bytes);
-        let oldest = self.oldest_entry();
-        self.raft.make_snapshot(self.applied_index, self.applied_stamp, oldest, bytes)
+    /// A snapshot of what is applied now. Its first slice is written before anything else is.
+    fn begin_snapshot(&mut self) {
+        self.machine.begin_snapshot();
+        self.sessions.begin_snapshot(S::write_reply);
+        self.snapshots.applied_bytes = 0;
+        self.snapshots.wanted = None;
+        self.snapshots.writing = Some(Writing {
+            last: self.applied_index,
+            stamp: self.applied_stamp,
+            oldest: self.oldest_entry(),
+            bytes: Vec::new(),
+            machine_len: None,
+            checksum: Box::new(Xxh3::new()),
+        });
+    }
+
+    /// Writes the next slice; after the last the snapshot goes to the disk.
+    fn write_snapshot(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
+        let Some(writing) = &mut self.snapshots.writing else { return };
+        let start = writing.bytes.len();
+        if writing.machine_len.is_none()
+            && self.machine.snapshot_piece(SLICE_BYTES, &mut writing.bytes)
+        {
+            writing.machine_len = Some(writing.bytes.len());
+        }
+        let left = SLICE_BYTES.saturating_sub(writing.bytes.len() - start);
+        let sessions_start = writing.machine_len.filter(|_| left > 0);
+        let is_whole = sessions_start.is_some_and(|start| {
+            let is_whole = self.sessions.snapshot_piece(left, &mut writing.bytes);
+            let len = (writing.bytes.len() - start) as u64;
+            if is_whole {
+                writing.bytes.extend_from_slice(&len.to_le_bytes());
+            }
+            is_whole
+        });
+        writing.checksum.update(&writing.bytes[start..]);
+        if is_whole && let Some(writing) = self.snapshots.writing.take() {
+            let Writing { last, stamp, oldest, bytes, checksum, .. } = writing;
+            let checksum = checksum.digest();
+            let snapshot = self.raft.make_summed_snapshot(last, stamp, oldest, bytes, checksum);
+            self.snapshots.newest_bytes = snapshot.meta.bytes;
+            self.snapshots.saving = Some(snapshot.meta.clone());
+            effects.push(Effect::SaveSnapshot(Box::new(snapshot)));
+        }
     }
 
     /// The oldest entry of which a body may still be asked: by a message that waits, or by the
@@ -138,6 +209,7 @@ impl<S: StateMachine> Engine<S> {
     pub(super) fn install(&mut self, snapshot: Snapshot, effects: &mut Vec<Effect<S::Reply>>) {
         let SnapshotMeta { last, stamp, bytes, .. } = snapshot.meta;
         effects.push(Effect::SaveSnapshot(Box::new(snapshot.clone())));
+        self.snapshots.writing = None;
         self.snapshots.saving = None;
         self.snapshots.purge = None;
         self.snapshots.applied_bytes = 0;

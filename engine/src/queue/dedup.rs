@@ -1,11 +1,12 @@
 //! Which ids are known: what makes a message that is sent twice arrive once.
 //!
-//! Owns the table from id to slot and the order in which ids are forgotten. An id is known while its
-//! message is in a queue, and for at least the dedup window after its send whatever became of the
-//! message. Never iterates the table; its hash is fixed and the same everywhere.
+//! Owns the table from id to message and when ids are forgotten. An id is known while its message is in
+//! a queue, and for at least the dedup window after its send whatever became of the message; unless
+//! more ids of messages that are gone are remembered than may be: the oldest go early then. Never iterates the table; its hash is fixed and the same everywhere.
 //! Next: `machine` for who asks.
 
-use super::messages::{Messages, NO_SLOT, SlotNo};
+use super::messages::{Messages, SlotNo, State};
+use super::remembered::{Place, Remembered};
 use super::table::Table;
 use crate::hlc::Hlc;
 use crate::ids::MessageId;
@@ -19,10 +20,11 @@ const FORGET_PER_ADVANCE_MIN: u64 = 4_096;
 #[derive(Debug)]
 pub(super) struct Dedup {
     table: Table<SlotNo>,
-    /// Oldest and newest remembered id; linked through the slots in the order of sending.
-    oldest: SlotNo,
-    newest: SlotNo,
+    /// The messages whose ids are within the window, in the order of sending.
+    remembered: Remembered,
     window_millis: u64,
+    /// Messages that are gone and remembered, at most; one entry may add as many as it brings.
+    gone_max: u64,
     /// Replicated state like the rest: it bounds what the next step forgets.
     pub(super) sends_since_forgetting: u64,
 }
@@ -41,14 +43,14 @@ impl HashedId {
 }
 
 impl Dedup {
-    pub(super) fn new(window_millis: u64) -> Self {
-        let (oldest, newest) = (NO_SLOT, NO_SLOT);
-        Self { table: Table::new(), oldest, newest, window_millis, sends_since_forgetting: 0 }
+    pub(super) fn new(window_millis: u64, gone_max: u64) -> Self {
+        let (table, remembered) = (Table::new(), Remembered::new());
+        Self { table, remembered, window_millis, gone_max, sends_since_forgetting: 0 }
     }
 
-    /// For how long an id is known at least, in log time.
-    pub(super) fn window_millis(&self) -> u64 {
-        self.window_millis
+    /// None are known; the bounds are the same.
+    pub(super) fn emptied(&self) -> Self {
+        Self::new(self.window_millis, self.gone_max)
     }
 
     /// The message with this id, in a queue or only remembered.
@@ -64,21 +66,17 @@ impl Dedup {
     }
 
     /// Remembers the id of a message that was just sent.
-    pub(super) fn insert(&mut self, messages: &mut Messages, id: HashedId, number: SlotNo) {
+    pub(super) fn insert(&mut self, messages: &Messages, id: HashedId, number: SlotNo) {
         self.insert_forgotten(messages, id, number);
         self.sends_since_forgetting += 1;
-        match self.newest {
-            NO_SLOT => self.oldest = number,
-            newest => messages[newest].next_remembered = number,
-        }
-        self.newest = number;
+        self.remembered.push(number);
     }
 
     /// Takes a message that is neither in a queue nor remembered out of the table.
     pub(super) fn remove(&mut self, messages: &Messages, number: SlotNo) {
         let id = HashedId::new(messages.id(number));
         let found = self.table.find_entry(id.hash, |other| *other == number);
-        found.expect("every slot is in the table").remove();
+        found.expect("every number is in the table").remove();
     }
 
     /// How many ids to forget at this step of log time, at most.
@@ -86,35 +84,50 @@ impl Dedup {
         FORGET_PER_ADVANCE_MIN + 2 * core::mem::take(&mut self.sends_since_forgetting)
     }
 
-    /// Forgets the oldest remembered id, if its window is over, and names its message, which may
-    /// still be in a queue.
-    pub(super) fn forget_next(&mut self, messages: &mut Messages, now: Hlc) -> Option<SlotNo> {
-        let number = self.oldest;
-        if number == NO_SLOT
-            || messages.receipt(number).stamp.after_millis(self.window_millis) >= now
-        {
+    /// Forgets the oldest remembered id, if its window is over or `gone` are too many, and names its
+    /// message, which may still be in a queue.
+    pub(super) fn forget_next(
+        &mut self,
+        messages: &mut Messages,
+        now: Hlc,
+        gone: u64,
+    ) -> Option<SlotNo> {
+        let number = self.remembered.first()?;
+        let is_over = messages.stamp(number).after_millis(self.window_millis) < now;
+        if !is_over && gone <= self.gone_max {
             return None;
         }
-        let slot = &mut messages[number];
-        slot.set_remembered(false);
-        self.oldest = slot.next_remembered;
-        slot.next_remembered = NO_SLOT;
-        if self.oldest == NO_SLOT {
-            self.newest = NO_SLOT;
+        self.remembered.pop();
+        if messages.state(number) != State::Gone {
+            messages[number].set_remembered(false);
         }
         Some(number)
     }
 
     /// The remembered ids' messages in the order of sending.
-    pub(super) fn remembered<'a>(
-        &self,
-        messages: &'a Messages,
-    ) -> impl Iterator<Item = SlotNo> + use<'a> {
-        let first = (self.oldest != NO_SLOT).then_some(self.oldest);
-        core::iter::successors(first, |number| {
-            let next = messages[*number].next_remembered;
-            (next != NO_SLOT).then_some(next)
-        })
+    pub(super) fn remembered(&self) -> impl Iterator<Item = SlotNo> {
+        let mut place = self.remembered.front();
+        core::iter::from_fn(move || self.remembered.next(&mut place))
+    }
+
+    /// Where the remembered ids begin, and how many there are.
+    pub(super) fn remembered_now(&self) -> (Place, u64) {
+        (self.remembered.front(), self.remembered.len())
+    }
+
+    /// The message at a place, which moves on to the next.
+    pub(super) fn next_remembered(&self, place: &mut Place) -> Option<SlotNo> {
+        self.remembered.next(place)
+    }
+
+    /// What is forgotten from now on can still be read in order.
+    pub(super) fn freeze(&mut self) {
+        self.remembered.freeze();
+    }
+
+    /// And no more.
+    pub(super) fn thaw(&mut self) {
+        self.remembered.thaw();
     }
 
     /// Ids in the table.

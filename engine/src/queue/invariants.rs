@@ -3,7 +3,7 @@
 //! Owns no state; walks that of `machine`. Slow on purpose: tests and simulations call it.
 
 use super::machine::Queues;
-use super::messages::State;
+use super::messages::{At, State, Wait};
 use crate::hlc::Hlc;
 use crate::ids::Position;
 use xxhash_rust::xxh3::Xxh3;
@@ -46,14 +46,14 @@ impl Queues {
     fn check_remembered(&self) {
         let (mut remembered, mut gone) = (0, 0);
         let mut before = Position::default();
-        for number in self.dedup.remembered(&self.messages) {
-            let slot = &self.messages[number];
-            assert!(slot.is_remembered(), "remembered_is_in_the_window");
+        for number in self.dedup.remembered() {
+            let wait = self.messages.wait_at(At::Now, number);
+            assert!(wait.is_none_or(Wait::is_remembered), "remembered_is_in_the_window");
             let position = self.messages.position(number);
             assert!(before < position, "ids_forgotten_in_log_order");
             before = position;
             remembered += 1;
-            gone += u64::from(slot.state() == State::Gone);
+            gone += u64::from(wait.is_none());
         }
         let mut past_window = 0;
         for line in &self.lines {
@@ -83,14 +83,13 @@ impl Queues {
                 self.digest_message(slot_number, &mut number);
             }
         }
-        for slot_number in self.dedup.remembered(&self.messages) {
+        for slot_number in self.dedup.remembered() {
             self.digest_message(slot_number, &mut number);
         }
         hasher.digest()
     }
 
     fn digest_message(&self, slot_number: u32, number: &mut impl FnMut(u64)) {
-        let slot = &self.messages[slot_number];
         let receipt = self.messages.receipt(slot_number);
         let id = u128::from_le_bytes(self.messages.id(slot_number).0);
         number(id as u64);
@@ -99,11 +98,12 @@ impl Queues {
         number(u64::from(receipt.position.offset));
         number(receipt.term.0);
         number(receipt.stamp.0);
+        let Some(slot) = self.messages.wait_at(At::Now, slot_number) else {
+            return number(State::Gone as u64);
+        };
         number(slot.state() as u64);
-        // What else a slot says of a message that is gone, nobody can ask for.
         let hold = match slot.state() {
-            State::Gone => return,
-            State::Available => None,
+            State::Gone | State::Available => None,
             State::Leased | State::Delayed => self.leases.find(receipt.position),
         };
         number(u64::from(slot.len));

@@ -29,6 +29,15 @@ pub(super) struct Hold {
 pub(super) struct Leases {
     table: Table<Hold>,
     deadlines: BTreeSet<(Hlc, Position)>,
+    frozen: Option<Frozen>,
+}
+
+/// What held messages when a snapshot began and does not any more.
+#[derive(Debug)]
+struct Frozen {
+    ended: Table<Hold>,
+    /// A lease with a greater one is newer than the snapshot.
+    token_last: LeaseToken,
 }
 
 /// Folds a position into 64 well-mixed bits: one multiplication, the same on every platform.
@@ -38,9 +47,22 @@ fn hash(position: Position) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+impl Frozen {
+    fn find(&self, position: Position) -> Option<&Hold> {
+        self.ended.find(hash(position), |hold| hold.position == position)
+    }
+
+    /// The first hold of a message that ends is the one that it had, if it had one at all.
+    fn keep(&mut self, hold: Hold) {
+        if hold.token <= self.token_last && self.find(hold.position).is_none() {
+            self.ended.insert(hash(hold.position), hold, |other| hash(other.position));
+        }
+    }
+}
+
 impl Leases {
     pub(super) fn new() -> Self {
-        Self { table: Table::new(), deadlines: BTreeSet::new() }
+        Self { table: Table::new(), deadlines: BTreeSet::new(), frozen: None }
     }
 
     /// Holds a message that is not held.
@@ -88,7 +110,25 @@ impl Leases {
         let (hold, _) = found.remove();
         let was_there = self.deadlines.remove(&(hold.until, hold.position));
         assert!(was_there, "each hold has its deadline");
+        if let Some(frozen) = &mut self.frozen {
+            frozen.keep(hold);
+        }
         Some(hold)
+    }
+
+    /// From now on [`frozen`](Self::frozen) tells the holds of now.
+    pub(super) fn freeze(&mut self, token_last: LeaseToken) {
+        self.frozen = Some(Frozen { ended: Table::new(), token_last });
+    }
+
+    /// The hold on a message that was held when the holds were frozen.
+    pub(super) fn frozen(&self, position: Position) -> Option<&Hold> {
+        let ended = self.frozen.as_ref().and_then(|frozen| frozen.find(position));
+        ended.or_else(|| self.find(position))
+    }
+
+    pub(super) fn thaw(&mut self) {
+        self.frozen = None;
     }
 
     /// Lets go of the message whose hold has ended first, if one has.

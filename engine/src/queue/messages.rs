@@ -1,23 +1,29 @@
-//! What is known of each message, in compact slots; never its bytes.
+//! What is known of each message, in a few columns; never its bytes.
 //!
-//! Owns the slots and the log entries that they refer to. A slot lives while its message is in a
-//! queue or its id is remembered, whichever is longer; its number is reused after that. An entry's
-//! index, term and stamp are kept once for all of its messages.
-//! Next: `line` links slots into queues, `dedup` finds them by id.
+//! Owns the numbers of messages and what is known under each. A number lives while its message is in a
+//! queue or its id is remembered, whichever is longer; it is used again after that. An entry's index
+//! and stamp are kept once for all of its messages, a term once for all of its entries. Also owns which
+//! entries bodies may be asked of, as their messages come and go.
+//! Next: `line` links messages into queues, `dedup` finds them by id, `slab` has the columns.
 //!
-//! Memory: 32 bytes for a slot, 16 for its id, 6 to 12 for its place in the table of ids, and 32 for an entry,
-//! shared by all messages of a batch.
+//! ```text
+//!            id       place    wait    table of ids    entry, shared by a batch's messages
+//!          16 bytes  8 bytes 20 bytes   6 to 12            24 bytes
+//!  waits   |<-------------- 50 to 56 ------------->|
+//!  gone    |<------------->|       +  |<---------->|        30 to 36
+//! ```
 
 use super::reply::Receipt;
-use super::slab::{Column, NONE, Slab};
+use super::slab::{Column, NONE, Numbers, chunk_of};
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, MessageId, Position, Term};
 use crate::state_machine::{BodyChanges, CommandContext};
+use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 
-/// The number of a slot; [`NO_SLOT`] is none.
+/// The number of a message; [`NO_SLOT`] is none.
 pub(super) type SlotNo = u32;
-/// No slot.
+/// No message.
 pub(super) const NO_SLOT: SlotNo = NONE;
 
 /// Where a message is in its life.
@@ -55,12 +61,17 @@ impl State {
     }
 }
 
-/// A message, but for its id.
-#[derive(Clone, Debug)]
-pub(super) struct Slot {
-    /// Of [`Messages::receipt`].
+/// Where in the log a message is.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Place {
+    /// Number of its entry.
     entry: u32,
     offset: u32,
+}
+
+/// A message in a queue.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Wait {
     /// Bytes of the encoded message.
     pub(super) len: u32,
     pub(super) queue: u32,
@@ -68,13 +79,12 @@ pub(super) struct Slot {
     pub(super) previous: SlotNo,
     /// See `previous`.
     pub(super) next: SlotNo,
-    /// The next message in the order of sending whose id is remembered.
-    pub(super) next_remembered: SlotNo,
-    /// Deliveries times 16, then the flags: milestone, remembered, and two bits of state.
+    /// Deliveries times 16, then the flags: milestone, remembered, and two bits of state. Zero is the
+    /// state of a message that is gone.
     packed: u32,
 }
 
-const _: () = assert!(size_of::<Slot>() == 32);
+const _: () = assert!(size_of::<Place>() == 8 && size_of::<Wait>() == 20);
 
 const ATTEMPTS_SHIFT: u32 = 4;
 /// Attempts are counted up to here.
@@ -83,7 +93,7 @@ const MILESTONE: u32 = 0b1000;
 const REMEMBERED: u32 = 0b100;
 const STATE_MASK: u32 = 0b11;
 
-impl Slot {
+impl Wait {
     pub(super) fn state(&self) -> State {
         State::from_bits(self.packed)
     }
@@ -134,26 +144,40 @@ impl Slot {
 }
 
 /// A log entry that brought messages.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Entry {
     index: LogIndex,
-    term: Term,
     stamp: Hlc,
-    /// Slots that refer to it.
-    slots: u32,
-    /// Those of them whose messages are in a queue: somebody may ask for a body of this entry.
+    /// Messages that refer to it.
+    known: u32,
+    /// Those of them that are in a queue: somebody may ask for a body of this entry.
     waiting: u32,
 }
 
-/// Slots and entries.
+const _: () = assert!(size_of::<Entry>() == 24);
+
+/// All messages that are in a queue or remembered.
 #[derive(Debug)]
 pub(super) struct Messages {
-    slots: Slab<Slot>,
-    /// Apart from the slots, as a table that grows looks at all of them.
+    numbers: Numbers,
+    /// Apart from the rest, as a table that grows looks at all of them.
     ids: Column<MessageId>,
-    entries: Slab<Entry>,
+    places: Column<Place>,
+    /// Only chunks with a message that waits are there, and the latest.
+    waits: Column<Wait>,
+    /// Messages of each chunk that wait.
+    waiting: Vec<u16>,
+    /// The chunk of the latest message. It stays even if nothing is in it: a queue that is mostly empty
+    /// would otherwise take and give back memory with each message.
+    chunk_latest: usize,
+    entry_numbers: Numbers,
+    entries: Column<Entry>,
     /// The entry that brought the latest message, while it is in use.
     entry_latest: Option<(LogIndex, u32)>,
+    /// The first entry of each term that brought messages; 16 bytes for each such term, until no message
+    /// and no id is left.
+    terms: Vec<(LogIndex, Term)>,
+    is_frozen: bool,
     /// Not told yet.
     changes: BodyChanges,
 }
@@ -161,16 +185,23 @@ pub(super) struct Messages {
 impl Messages {
     pub(super) fn new() -> Self {
         Self {
-            slots: Slab::new(),
+            numbers: Numbers::new(),
             ids: Column::new(),
-            entries: Slab::new(),
+            places: Column::new(),
+            waits: Column::new(),
+            waiting: Vec::new(),
+            chunk_latest: 0,
+            entry_numbers: Numbers::new(),
+            entries: Column::new(),
             entry_latest: None,
+            terms: Vec::new(),
+            is_frozen: false,
             changes: BodyChanges::default(),
         }
     }
 
-    /// Makes a slot for a message that `context`'s entry brings: available, remembered and fresh,
-    /// but not yet linked into anything.
+    /// Makes room for a message that `context`'s entry brings: available, remembered and fresh, but not
+    /// yet linked into anything.
     pub(super) fn insert(
         &mut self,
         context: CommandContext,
@@ -179,32 +210,43 @@ impl Messages {
         len: u32,
         queue: u32,
     ) -> SlotNo {
-        let entry = self.entry_of(context);
-        let is_new = self.entries[entry].slots == 0;
-        self.entries[entry].slots += 1;
-        self.entries[entry].waiting += 1;
-        if self.entries[entry].waiting == 1 {
+        let entry_number = self.entry_of(context);
+        let entry = &mut self.entries[entry_number];
+        entry.known += 1;
+        entry.waiting += 1;
+        let (is_first, is_new) = (entry.waiting == 1, entry.known == 1);
+        if is_first {
             self.begin(context.index, is_new);
         }
-        let mut slot = Slot {
-            entry,
-            offset,
-            len,
-            queue,
-            previous: NO_SLOT,
-            next: NO_SLOT,
-            next_remembered: NO_SLOT,
-            packed: REMEMBERED,
-        };
-        slot.set_state(State::Available);
-        let number = self.slots.insert(slot);
+        let number = self.numbers.take();
         self.ids.put(number, id);
+        self.places.put(number, Place { entry: entry_number, offset });
+        let (previous, next) = (NO_SLOT, NO_SLOT);
+        let packed = REMEMBERED | State::Available.bits();
+        self.waits.put(number, Wait { len, queue, previous, next, packed });
+        self.count_waiting(chunk_of(number));
         number
+    }
+
+    fn count_waiting(&mut self, chunk: usize) {
+        if chunk >= self.waiting.len() {
+            self.waiting.resize(chunk + 1, 0);
+        }
+        self.waiting[chunk] += 1;
+        let before = core::mem::replace(&mut self.chunk_latest, chunk);
+        if before != chunk && self.waiting[before] == 0 {
+            self.waits.release(before);
+        }
     }
 
     /// A message's id.
     pub(super) fn id(&self, number: SlotNo) -> MessageId {
         self.ids[number]
+    }
+
+    /// Where a message is in its life.
+    pub(super) fn state(&self, number: SlotNo) -> State {
+        self.waits.find(number).map_or(State::Gone, Wait::state)
     }
 
     /// The entry of `context`, made when its first message comes.
@@ -215,7 +257,14 @@ impl Messages {
         {
             return number;
         }
-        let number = self.entries.insert(Entry { index, term, stamp, slots: 0, waiting: 0 });
+        if self.entry_numbers.used() == 0 && !self.is_frozen {
+            self.terms.clear();
+        }
+        if self.terms.last().is_none_or(|(_, last)| *last != term) {
+            self.terms.push((index, term));
+        }
+        let number = self.entry_numbers.take();
+        self.entries.put(number, Entry { index, stamp, known: 0, waiting: 0 });
         self.entry_latest = Some((index, number));
         number
     }
@@ -234,8 +283,14 @@ impl Messages {
 
     /// A message is in no queue any more.
     pub(super) fn on_gone(&mut self, number: SlotNo) {
-        let number_of_entry = self[number].entry;
-        let entry = &mut self.entries[number_of_entry];
+        self[number].set_state(State::Gone);
+        let chunk = chunk_of(number);
+        self.waiting[chunk] -= 1;
+        if self.waiting[chunk] == 0 && chunk != self.chunk_latest {
+            self.waits.release(chunk);
+        }
+        let entry_number = self.places[number].entry;
+        let entry = &mut self.entries[entry_number];
         entry.waiting -= 1;
         if entry.waiting == 0 {
             self.changes.ended.push(entry.index);
@@ -254,53 +309,118 @@ impl Messages {
         live.map(|entry| entry.index)
     }
 
-    /// Frees a slot that is linked nowhere.
+    /// Frees the number of a message that is gone.
     pub(super) fn remove(&mut self, number: SlotNo) {
-        let entry_number = self[number].entry;
+        let entry_number = self.places[number].entry;
         let entry = &mut self.entries[entry_number];
-        entry.slots -= 1;
-        if entry.slots == 0 {
-            self.entries.remove(entry_number);
+        entry.known -= 1;
+        if entry.known == 0 {
+            assert!(entry.waiting == 0, "what waits is known");
             self.entry_latest.take_if(|(_, latest)| *latest == entry_number);
+            if self.entry_numbers.give_back(entry_number) {
+                self.entries.release(chunk_of(entry_number));
+            }
         }
-        self.slots.remove(number);
+        let chunk = chunk_of(number);
+        if self.numbers.give_back(number) && chunk != self.chunk_latest {
+            self.ids.release(chunk);
+            self.places.release(chunk);
+        }
     }
 
     /// Where a message is and when it came.
     pub(super) fn receipt(&self, number: SlotNo) -> Receipt {
-        let slot = &self[number];
-        let entry = &self.entries[slot.entry];
-        let position = Position { index: entry.index, offset: slot.offset };
-        Receipt { position, term: entry.term, stamp: entry.stamp }
+        let place = self.places[number];
+        self.receipt_of(place, &self.entries[place.entry])
+    }
+
+    fn receipt_of(&self, place: Place, entry: &Entry) -> Receipt {
+        let run = self.terms.partition_point(|(first, _)| *first <= entry.index);
+        let term = run.checked_sub(1).map_or(Term::ZERO, |run| self.terms[run].1);
+        let position = Position { index: entry.index, offset: place.offset };
+        Receipt { position, term, stamp: entry.stamp }
     }
 
     /// Where a message is.
     pub(super) fn position(&self, number: SlotNo) -> Position {
-        let slot = &self[number];
-        Position { index: self.entries[slot.entry].index, offset: slot.offset }
+        let Place { entry, offset } = self.places[number];
+        Position { index: self.entries[entry].index, offset }
     }
 
-    /// Slots that there are, in use or free.
+    /// When a message came.
+    pub(super) fn stamp(&self, number: SlotNo) -> Hlc {
+        self.entries[self.places[number].entry].stamp
+    }
+
+    /// Numbers that there are, in use or free.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> u32 {
-        self.slots.capacity()
+        self.numbers.capacity()
     }
 
-    /// Slots in use.
+    /// Messages in a queue and remembered ones.
     pub(super) fn used(&self) -> u64 {
-        u64::from(self.slots.used())
+        u64::from(self.numbers.used())
+    }
+
+    /// From now on the messages can be looked at as they are now.
+    pub(super) fn freeze(&mut self) {
+        self.is_frozen = true;
+        self.ids.freeze();
+        self.places.freeze();
+        self.waits.freeze();
+        self.entries.freeze();
+    }
+
+    /// Gives back some of what was kept for looking back; says whether all of it.
+    pub(super) fn thaw(&mut self, budget: &mut usize) -> bool {
+        self.is_frozen = false;
+        let (ids, places) = (self.ids.thaw(budget), self.places.thaw(budget));
+        let (waits, entries) = (self.waits.thaw(budget), self.entries.thaw(budget));
+        ids && places && waits && entries
+    }
+
+    /// A message that is in a queue, now or when the messages were frozen.
+    pub(super) fn wait_at(&self, at: At, number: SlotNo) -> Option<&Wait> {
+        let wait = match at {
+            At::Now => self.waits.find(number),
+            At::Freeze => self.waits.frozen(number),
+        };
+        wait.filter(|wait| wait.state() != State::Gone)
+    }
+
+    /// Id and receipt of a message, now or when the messages were frozen.
+    pub(super) fn known_at(&self, at: At, number: SlotNo) -> (MessageId, Receipt) {
+        match at {
+            At::Now => (self.id(number), self.receipt(number)),
+            At::Freeze => {
+                let known = "the number was in use";
+                let place = *self.places.frozen(number).expect(known);
+                let entry = self.entries.frozen(place.entry).expect(known);
+                (*self.ids.frozen(number).expect(known), self.receipt_of(place, entry))
+            }
+        }
     }
 }
 
+/// As of when something is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum At {
+    /// As it is.
+    Now,
+    /// As it was when it was frozen.
+    Freeze,
+}
+
 impl Index<SlotNo> for Messages {
-    type Output = Slot;
-    fn index(&self, number: SlotNo) -> &Slot {
-        &self.slots[number]
+    type Output = Wait;
+    fn index(&self, number: SlotNo) -> &Wait {
+        &self.waits[number]
     }
 }
 
 impl IndexMut<SlotNo> for Messages {
-    fn index_mut(&mut self, number: SlotNo) -> &mut Slot {
-        &mut self.slots[number]
+    fn index_mut(&mut self, number: SlotNo) -> &mut Wait {
+        &mut self.waits[number]
     }
 }

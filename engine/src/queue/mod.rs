@@ -12,6 +12,7 @@ mod leases;
 mod line;
 mod machine;
 mod messages;
+mod remembered;
 mod reply;
 mod slab;
 mod snapshot;

@@ -99,6 +99,24 @@ impl Raft {
         oldest_entry: Option<LogIndex>,
         bytes: Vec<u8>,
     ) -> Snapshot {
+        let checksum = xxh3_64(&bytes);
+        self.make_summed_snapshot(last, stamp, oldest_entry, bytes, checksum)
+    }
+
+    /// [`make_snapshot`](Self::make_snapshot) of bytes whose XXH3-64 is known: to take it of gigabytes
+    /// takes long.
+    ///
+    /// # Panics
+    /// If `last` is not in the log.
+    #[must_use]
+    pub fn make_summed_snapshot(
+        &self,
+        last: LogIndex,
+        stamp: Hlc,
+        oldest_entry: Option<LogIndex>,
+        bytes: Vec<u8>,
+        checksum: u64,
+    ) -> Snapshot {
         let position = |index| {
             let term = self.log.term_at(index).expect("applied entries are in the log");
             LogPosition { term, index }
@@ -112,7 +130,7 @@ impl Raft {
             term_runs: self.log.term_runs_between(base.index, last),
             membership: self.log.memberships().at(last).clone(),
             bytes: bytes.len() as u64,
-            checksum: xxh3_64(&bytes),
+            checksum,
         };
         Snapshot { meta, bytes: Bytes::from(bytes) }
     }
