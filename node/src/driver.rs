@@ -15,6 +15,7 @@ use crate::connection::{Admitted, ConnectionId, Inbound};
 use crate::dialer::Dialling;
 use crate::error::NodeError;
 use crate::listener;
+use crate::opening::Opening;
 use crate::outbound::Outbound;
 use crate::peers::Peers;
 use crate::ports::{ClockPort, DiskPort, Observer, Ports};
@@ -160,7 +161,9 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
         let now = clock.now();
         let machine = Queues::new(&config.limits);
         let engine = config.engine(dialling.seed);
-        let replica = Replica::open(engine, machine, now, disk.recovery())?;
+        let mut opening = Opening::of(disk.recovery());
+        let replica = Replica::open(engine, machine, now, &mut opening)?;
+        let opened_in_ms = opening.elapsed().as_millis();
         disk.start(done);
         let status = replica.status();
         let (last_index, term) = (status.last_index.0, status.term.0);
@@ -168,6 +171,7 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
             node = status.node.0,
             term,
             last_index,
+            opened_in_ms,
             listen = config.listen,
             "log recovered"
         );

@@ -26,6 +26,7 @@ mod driver;
 mod error;
 mod listener;
 mod log_limit;
+mod opening;
 mod outbound;
 mod peers;
 mod ports;

@@ -2,6 +2,7 @@
 //!
 //! Owns the names of the commands and flags. Next: `start` for a node, `demo` for a show of it all.
 
+mod bench;
 mod children;
 mod cluster;
 mod demo;
@@ -37,6 +38,9 @@ enum Command {
     RecoverFromLostQuorum(recover::Recover),
     /// Run a whole cluster on this machine, to try things out.
     Cluster(cluster::Cluster),
+    /// Measure what a node takes of memory, disk and time.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Show a cluster that survives the crash of its leader, and count every message.
     Demo(demo::Demo),
 }
@@ -51,6 +55,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Join(join) => join.run(),
         Command::Start(start) => start.run(),
         Command::RecoverFromLostQuorum(recover) => recover.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Cluster(cluster) => cluster.run(),
         Command::Demo(demo) => demo.run(),
     };
