@@ -21,6 +21,7 @@
 
 mod archive;
 mod clean;
+mod copy;
 pub mod disk;
 mod entries;
 mod error;
@@ -32,6 +33,7 @@ mod read;
 mod recovery;
 mod replay;
 mod rescue;
+mod restore;
 pub mod scan;
 mod segments;
 mod snapshots;
@@ -42,6 +44,7 @@ pub use error::{Damage, SnapshotDamage, StorageError, Whose};
 pub use identity::{FoundersError, Identity};
 pub use read::ReadPlan;
 pub use rescue::{Findings, Rescue, RescueError};
+pub use restore::{RestoreFileError, restore, restored_node};
 pub use store::{Store, Written};
 
 use crate::hlc::Hlc;

@@ -151,27 +151,41 @@ impl<'a, D: Disk> Rescue<'a, D> {
         if snapshot > last {
             return Err(RescueError::Unfinished { snapshot, last });
         }
-        list_nothing_but(target, |_| false)?;
-        make_first_segment(target, identity)?;
-        target.perform(&DiskOp::SyncDirectory)?;
-        let owner = Owner::new(identity.cluster, identity.group, identity.node);
-        let mut copy = Copy {
-            store: Store::empty(owner, &Limits::default()),
-            target,
-            io: IoId(0),
-            hard_state: HardState { voted_for: None, ..self.findings.hard_state },
-        };
-        copy.begin(&self.recovered)?;
+        let mut copy = Copy::begin(target, identity, self.findings.hard_state)?;
+        match &self.recovered.snapshot {
+            // Where the old log does not begin with the first entry, the new one begins with the snapshot.
+            Some(snapshot) if self.recovered.base.index > LogIndex::ZERO => {
+                copy.write_snapshot(snapshot.clone(), self.recovered.base)?;
+                self.copy_archive(&mut copy, &mut tell)?;
+            }
+            Some(_) | None => {}
+        }
         let mut next = self.recovered.base.index.next();
         while next <= last {
             let records = self.read(next, last.next())?;
             next = records.last().map_or(last, Record::index).next();
-            let seal = |record: &Record| seal_anew(owner.record_seed(), identity, record);
-            copy.write(None, records.iter().map(seal).collect())?;
+            copy.write(&records)?;
             tell(next.previous());
         }
-        copy.finish(self.recovered.snapshot.clone(), self.only_member(identity))?;
-        write_identity(target, identity)?;
+        let term = self.findings.hard_state.term.max(self.findings.last.term);
+        let last = LogPosition { term, index: last };
+        copy.finish(self.recovered.snapshot.clone(), last, self.findings.last_stamp)?;
+        Ok(())
+    }
+
+    /// What lies before the log's first entry: which of it is still wanted, the new node knows once it
+    /// has the state.
+    fn copy_archive<T: Disk>(
+        &mut self,
+        copy: &mut Copy<'_, T>,
+        tell: &mut impl FnMut(LogIndex),
+    ) -> Result<(), RescueError> {
+        let archived: Vec<LogIndex> = self.store.archived().collect();
+        for index in archived {
+            let records = self.read(index, index.next())?;
+            copy.archive(&records)?;
+            tell(index);
+        }
         Ok(())
     }
 
@@ -180,86 +194,6 @@ impl<'a, D: Disk> Rescue<'a, D> {
         let (job, plan) = plan.expect("every entry after the base is in the log");
         let reads = job.perform(&mut self.disk).result?;
         Ok(plan.decode(self.store.record_seed(), &reads)?)
-    }
-
-    /// The entry that makes the new node the only member, in a term and at a time after all others.
-    fn only_member(&self, identity: &Identity) -> Record {
-        let founder = vec![(identity.node, identity.address.clone())];
-        let mut builder = RecordBuilder::default();
-        builder.payload_mut().extend(Membership::founding(founder).encode());
-        let seed = ChecksumSeed::of(identity.cluster, identity.group);
-        let index = self.findings.last.index.next();
-        let term = self.findings.hard_state.term.max(self.findings.last.term).next();
-        let stamp = self.findings.last_stamp.next();
-        builder.seal(seed, identity.group, index, term, stamp, EntryKind::Membership)
-    }
-}
-
-fn seal_anew(seed: ChecksumSeed, identity: &Identity, record: &Record) -> Record {
-    let payload = record.payload();
-    let mut builder = RecordBuilder::with_capacity(payload.len());
-    builder.payload_mut().extend_from_slice(payload);
-    let (index, term, hlc, kind) = (record.index(), record.term(), record.hlc(), record.kind());
-    let sealed = builder.seal(seed, identity.group, index, term, hlc, kind);
-    assert_eq!(sealed.bytes().len(), RECORD_HEADER_BYTES + payload.len());
-    sealed
-}
-
-/// A log that is being written, all of it at once.
-struct Copy<'a, D: Disk> {
-    store: Store,
-    target: &'a mut D,
-    io: IoId,
-    hard_state: HardState,
-}
-
-impl<D: Disk> Copy<'_, D> {
-    /// Where the old log does not begin with the first entry, the new one begins with the snapshot.
-    fn begin(&mut self, recovered: &Recovered) -> Result<(), StorageError> {
-        match &recovered.snapshot {
-            Some(snapshot) if recovered.base.index > LogIndex::ZERO => {
-                self.store.save_snapshot(snapshot.clone());
-                let reset =
-                    Box::new(Reset { snapshot: snapshot.meta.last.index, base: recovered.base });
-                self.write(Some(reset), Vec::new())
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn write(
-        &mut self,
-        reset: Option<Box<Reset>>,
-        records: Vec<Record>,
-    ) -> Result<(), StorageError> {
-        self.io = IoId(self.io.0 + 1);
-        let hard_state = self.hard_state;
-        self.store.persist(Persist { io: self.io, hard_state, reset, records });
-        self.perform_all()
-    }
-
-    fn perform_all(&mut self) -> Result<(), StorageError> {
-        while let Some(job) = self.store.next_write(JobId(1)) {
-            job.perform(self.target).result?;
-            self.store.write_done();
-        }
-        Ok(())
-    }
-
-    fn finish(
-        &mut self,
-        snapshot: Option<crate::raft::Snapshot>,
-        last: Record,
-    ) -> Result<(), StorageError> {
-        self.hard_state.term = last.term();
-        self.write(None, vec![last])?;
-        match snapshot {
-            Some(snapshot) if !self.store.keeps(FileName::Snapshot(snapshot.meta.last.index)) => {
-                self.store.save_snapshot(snapshot);
-                self.perform_all()
-            }
-            Some(_) | None => Ok(()),
-        }
     }
 }
 
