@@ -7,10 +7,12 @@ use engine::api::{BackupAnswer, BackupRequest, Rejection, Request, Response};
 use engine::backup::{Contents, Encoder, FormatError, Header, ReadError, State, check};
 use engine::ids::{GroupId, LogIndex, SessionId};
 use engine::limits;
-use engine::queue::{Command, ReceiveMode, Reply};
+use engine::queue::{Command, Message, ReceiveMode, Reply};
 use engine::raft::SnapshotMeta;
+use engine::storage::{RestoreFileError, StorageError, Store, restore, restored_node};
 use engine::time::Micros;
 use proptest::prelude::*;
+use sim::disk::{Fate, SimDisk};
 use std::convert::Infallible;
 use std::sync::LazyLock;
 use tests::lone::{Lone, identity, send};
@@ -109,14 +111,16 @@ fn begin(node: &mut Lone, backup_name: u64) -> Result<SnapshotMeta, BackupAnswer
     panic!("a snapshot is saved within a few turns")
 }
 
-fn check_bytes(file: &[u8]) -> Result<Contents, FormatError> {
-    let mut rest = file;
-    let read = |len: usize| {
+fn reader(mut rest: &[u8]) -> impl FnMut(usize) -> Result<Bytes, Infallible> {
+    move |len| {
         let (bytes, after) = rest.split_at(len.min(rest.len()));
         rest = after;
-        Ok::<_, Infallible>(Bytes::copy_from_slice(bytes))
-    };
-    check(read, |_| ()).map_err(|error| match error {
+        Ok(Bytes::copy_from_slice(bytes))
+    }
+}
+
+fn check_bytes(file: &[u8]) -> Result<Contents, FormatError> {
+    check(reader(file), |_| ()).map_err(|error| match error {
         ReadError::Format(error) => error,
         ReadError::Source(never) => match never {},
     })
@@ -145,6 +149,65 @@ fn a_backup_holds_what_was_there_when_it_began_whatever_is_taken_and_sent_meanwh
     assert_eq!(contents.queues[0].available, 60);
     assert_eq!(contents.file_bytes, file.len() as u64);
     assert_eq!(loaded.backup(BackupRequest::End { backup: BACKUP }).0, BackupAnswer::Ended);
+}
+
+/// Restores a backup for a node of a new cluster, and starts it.
+fn restored(file: &[u8]) -> Lone {
+    let header = check_bytes(file).unwrap().header;
+    let node = restored_node(&header);
+    assert!(!header.meta.membership.1.was_given_out(node), "no number of the old cluster");
+    let identity = identity(2, node.0);
+    let mut disk = SimDisk::new();
+    restore(&mut disk, &identity, reader(file), |_| ()).unwrap();
+    disk.crash_with(|_, _| Fate::Lost);
+    assert_eq!(Store::read_identity(&mut disk).unwrap(), identity);
+    let refused = restore(&mut disk, &identity, reader(file), |_| ());
+    assert!(matches!(refused, Err(RestoreFileError::Storage(StorageError::NotEmpty { .. }))));
+    Lone::start(disk, &identity)
+}
+
+#[test]
+fn what_a_backup_holds_is_there_once_and_in_order_in_a_new_cluster() {
+    let mut node = restored(&FILE);
+    let session = node.open_session();
+    for sequence in 1..=2 {
+        // What was sent before the backup is known, whether it still waits or was taken.
+        let ordinal = if sequence == 1 { 5 } else { 50 };
+        let (reply, _) = node.command(session, sequence, &send("q", ordinal, BODY_BYTES));
+        assert!(matches!(reply, Ok(Reply::SentOne(sent)) if sent.duplicate));
+    }
+    let (queue, mode) = ("q".to_owned(), ReceiveMode::Take);
+    let (_, bodies) = node.command(session, 3, &Command::Receive { queue, max: 100, mode });
+    let bodies: Vec<_> = bodies.iter().map(|body| Message::decode(body).unwrap().body).collect();
+    let expected: Vec<_> = (30..90_u8).map(|ordinal| vec![ordinal; BODY_BYTES]).collect();
+    assert_eq!(bodies, expected);
+    // It lives on: more snapshots, and another start.
+    (4..100).for_each(|sequence| {
+        let (reply, _) = node.command(session, sequence, &send("q", 10_000 + sequence, BODY_BYTES));
+        reply.unwrap();
+    });
+    let identity = identity(2, 2);
+    let mut node = Lone::start(node.disk, &identity);
+    node.wait(Micros::from_secs(1));
+    assert_eq!(node.replica.machine().message_count(), 96);
+}
+
+#[test]
+fn what_an_old_client_repeats_is_answered_as_it_was_before_the_backup() {
+    let mut loaded = Loaded::new();
+    let meta = loaded.begin();
+    let (session, sequence) = (loaded.session, loaded.sequence);
+    let file = loaded.pull(meta, |_| ());
+    let mut node = restored(&file);
+    // The last call before the backup took 30 messages: it takes no others when it is repeated.
+    let (queue, mode) = ("q".to_owned(), ReceiveMode::Take);
+    let (reply, bodies) =
+        node.command(session, sequence, &Command::Receive { queue, max: 30, mode });
+    assert!(matches!(reply, Ok(Reply::Received { .. })));
+    let first = Message::decode(&bodies[0]).unwrap().body;
+    assert_eq!((bodies.len(), first), (30, vec![0; BODY_BYTES]));
+    assert_eq!(node.replica.machine().message_count(), 60);
+    assert_ne!(node.open_session(), session, "no session id is given out twice");
 }
 
 #[test]

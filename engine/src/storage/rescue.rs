@@ -1,24 +1,21 @@
 //! A cluster of one, out of what one member of a lost cluster has.
 //!
-//! Owns the copying: the whole log and the newest snapshot, sealed anew for another cluster. Never
+//! Owns the reading: the whole log, what it has left behind, and the newest snapshot. Never
 //! writes to the source, and never decides that a quorum is lost: that is a person's to say. Every
 //! record's checksum is bound to its cluster, so nothing of the old members ever passes in the new one,
 //! and two clusters never grow from one. Next: `recovery` for what an interrupted copy leaves.
 
+use super::copy::Copy;
 use super::disk::{Disk, DiskError, DiskOp, FileName, JobId};
 use super::error::StorageError;
-use super::format::Owner;
-use super::recovery::{list_nothing_but, make_first_segment, write_identity};
 use super::store::Store;
-use super::{HardState, Identity, IoId, Persist, Recovered};
+use super::{HardState, Identity, Recovered};
 use crate::hlc::Hlc;
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::limits::Limits;
-use crate::raft::{LogPosition, Membership, Reset};
-use crate::record::{ChecksumSeed, EntryKind, RECORD_HEADER_BYTES, Record, RecordBuilder};
-use alloc::boxed::Box;
+use crate::raft::{LogPosition, Membership};
+use crate::record::Record;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -42,6 +39,15 @@ pub enum RescueError {
         snapshot: LogIndex,
         /// The last entry in the log.
         last: LogIndex,
+    },
+    /// The node lacks an entry.
+    #[error(
+        "entry {index} is missing here and would be lost, as its members would have repaired it: \
+         choose another member's directory"
+    )]
+    Missing {
+        /// Which.
+        index: LogIndex,
     },
 }
 
@@ -135,7 +141,7 @@ impl<'a, D: Disk> Rescue<'a, D> {
     /// The identity is written last: what an interrupted copy leaves is no node's directory.
     ///
     /// # Errors
-    /// [`RescueError::Unfinished`]; [`StorageError::NotEmpty`]; [`StorageError::Unreadable`]; a disk
+    /// [`RescueError::Unfinished`]; [`RescueError::Missing`]; [`StorageError::NotEmpty`]; [`StorageError::Unreadable`]; a disk
     /// failed.
     ///
     /// # Panics
@@ -181,17 +187,24 @@ impl<'a, D: Disk> Rescue<'a, D> {
         tell: &mut impl FnMut(LogIndex),
     ) -> Result<(), RescueError> {
         let archived: Vec<LogIndex> = self.store.archived().collect();
+        let (mut records, mut bytes) = (Vec::new(), 0);
         for index in archived {
-            let records = self.read(index, index.next())?;
-            copy.archive(&records)?;
-            tell(index);
+            let read = self.read(index, index.next())?;
+            bytes += read.iter().map(|record| record.bytes().len()).sum::<usize>();
+            records.extend(read);
+            if bytes >= PIECE_BYTES {
+                copy.archive(&core::mem::take(&mut records))?;
+                bytes = 0;
+                tell(index);
+            }
         }
+        copy.archive(&records)?;
         Ok(())
     }
 
     fn read(&mut self, first: LogIndex, end: LogIndex) -> Result<Vec<Record>, RescueError> {
         let plan = self.store.plan_read(first, end, PIECE_BYTES, JobId(1));
-        let (job, plan) = plan.expect("every entry after the base is in the log");
+        let (job, plan) = plan.ok_or(RescueError::Missing { index: first })?;
         let reads = job.perform(&mut self.disk).result?;
         Ok(plan.decode(self.store.record_seed(), &reads)?)
     }

@@ -9,6 +9,7 @@ mod demo;
 mod init;
 mod join;
 mod recover;
+mod restore;
 mod start;
 
 use anstyle::{AnsiColor, Style};
@@ -36,6 +37,8 @@ enum Command {
     Start(Box<start::Start>),
     /// When a majority is lost for good: make a new cluster of one out of what a survivor has.
     RecoverFromLostQuorum(recover::Recover),
+    /// Make a new cluster of one node out of a backup.
+    Restore(restore::Restore),
     /// Run a whole cluster on this machine, to try things out.
     Cluster(cluster::Cluster),
     /// Measure what a node takes of memory, disk and time.
@@ -56,6 +59,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Start(start) => start.run(),
         Command::RecoverFromLostQuorum(recover) => recover.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Restore(restore) => restore.run(),
         Command::Cluster(cluster) => cluster.run(),
         Command::Demo(demo) => demo.run(),
     };

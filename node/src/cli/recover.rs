@@ -156,7 +156,7 @@ impl Recover {
 }
 
 /// Refuses a directory with anything in it, ours or not.
-fn check_is_empty(path: &Path) -> Result<(), Failure> {
+pub(super) fn check_is_empty(path: &Path) -> Result<(), Failure> {
     let shown = path.display();
     match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(()),
