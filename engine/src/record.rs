@@ -74,7 +74,7 @@ impl EntryKind {
 }
 
 /// Why bytes are not a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum RecordError {
     /// Fewer bytes than a header, or than the header promises.
     #[error("record cut short: {have} bytes of {need}")]

@@ -98,6 +98,28 @@ impl Entries {
         indexed.filter(|(_, slot)| slot.is_hole()).map(|(index, _)| index)
     }
 
+    /// Makes holes up to the entry before `end`, where the log ends before it.
+    pub(super) fn lose_until(&mut self, end: LogIndex) {
+        while self.end() < end {
+            self.slots.push_back(Slot::HOLE);
+        }
+    }
+
+    /// Fills a hole; says whether there was one at `index`.
+    pub(super) fn fill(&mut self, index: LogIndex, slot: Slot) -> bool {
+        let hole = self.at(index).and_then(|at| self.slots.get_mut(at));
+        let Some(hole) = hole.filter(|hole| hole.is_hole()) else { return false };
+        *hole = slot;
+        self.bytes += slot.len() as u64;
+        true
+    }
+
+    /// The first hole from `index` on.
+    pub(super) fn first_hole(&self, index: LogIndex) -> Option<LogIndex> {
+        let first = index.max(self.first);
+        (first.0..self.end().0).map(LogIndex).find(|index| self.slot(*index).is_none())
+    }
+
     /// Forgets the entries from `index` on.
     pub(super) fn truncate(&mut self, index: LogIndex) {
         let kept = index.0.saturating_sub(self.first.0);
@@ -116,6 +138,15 @@ impl Entries {
         let gone = self.slots.drain(..usize::try_from(gone).expect("no more than there are"));
         self.bytes -= gone.map(|slot| slot.len() as u64).sum::<u64>();
         self.first = self.first.max(first);
+    }
+
+    /// The same, but `first` may be anything: if nothing leads up to it, nothing is there any more.
+    pub(super) fn forget_until(&mut self, first: LogIndex) {
+        if (self.first..=self.end()).contains(&first) {
+            self.forget_before(first);
+        } else {
+            *self = Self::beginning_at(first);
+        }
     }
 
     /// Puts an entry at `index`, which is there or is the next: what was there from it on is gone.

@@ -25,9 +25,32 @@ impl fmt::Display for Whose {
     }
 }
 
+/// Where something is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Damaged {
+    /// The file.
+    pub file: FileName,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// What is wrong there.
+    pub damage: Damage,
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at byte {}: {}", self.file, self.offset, self.damage)
+    }
+}
+
 /// What is wrong at a place of a segment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Damage {
+    /// The file is not there, though later ones are.
+    #[error("the segment is missing")]
+    MissingSegment,
+    /// A snapshot is damaged, and another took its place.
+    #[error("the snapshot is damaged: {0}")]
+    Snapshot(SnapshotDamage),
     /// The segment's header is broken.
     #[error("the segment's header is broken")]
     SegmentHeader,
@@ -92,7 +115,7 @@ pub enum Damage {
 }
 
 /// What is wrong with a snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum SnapshotDamage {
     /// Its header is broken.
     #[error("its header is broken")]

@@ -7,6 +7,7 @@ use super::HardState;
 use super::disk::{DiskOp, FileName};
 use super::entries::Slot;
 use super::format::{self, EntrySpan, FLUSH_HEADER_BYTES, FlushHeader, Owner, Place};
+use crate::raft::LogPosition;
 use crate::record::Record;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ pub(super) struct Heading {
     pub(super) archived_count: u32,
     pub(super) entries: EntrySpan,
     pub(super) previous: EntrySpan,
+    pub(super) vouched: LogPosition,
 }
 
 /// A flush whose records are being gathered.
@@ -67,6 +69,7 @@ impl Draft {
             record_digest: self.digest,
             entries: heading.entries,
             previous: heading.previous,
+            vouched: heading.vouched,
         };
         self.parts[0] = Bytes::copy_from_slice(&header.encode(owner, place));
         let flush_bytes = header.flush_bytes();

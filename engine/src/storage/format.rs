@@ -48,11 +48,11 @@
 //!  |  u64   |     |u8 | bytes | u32  | count  |  u64   |  u64   |  u64  | for  | digest |
 //!  +--------+-----+---+-------+------+--------+--------+--------+-------+------+--------+
 //!
-//!  64          72         80      84       88
-//!  +-----------+----------+-------+--------+---------+----------+----+
-//!  |   first   | previous |entries|previous| records | archived |zero|
-//!  |   index   |  first   |  u32  |entries |         | records  |    |
-//!  +-----------+----------+-------+--------+---------+----------+----+
+//!  64          72         80      84       88        96        104
+//!  +-----------+----------+-------+--------+---------+---------+---------+----------+----+
+//!  |   first   | previous |entries|previous| vouched | vouched | records | archived |zero|
+//!  |   index   |  first   |  u32  |entries |  term   |  index  |         | records  |    |
+//!  +-----------+----------+-------+--------+---------+---------+---------+----------+----+
 //! ```
 //!
 //! `sequence` counts flushes from 1 over all segments. `voted for` is 0 for nobody. The checksum
@@ -63,7 +63,9 @@
 //! count` of them are the archived ones.
 //!
 //! `first index` and `entries` are the [`EntrySpan`] that the flush leaves at the end of the log. That
-//! of the flush before is repeated, so that the next header tells what a destroyed flush held.
+//! of the flush before is repeated, so that the next header tells what a destroyed flush held. `vouched`
+//! is the place up to which the node has promised its log to others: its end, or where it ended before
+//! damage shortened it, until it is back there.
 //!
 //! A snapshot is in a file of its own, which is named after the last entry in it. `last entry` is the
 //! same number, and the owner stands in the header too: no foreign and no renamed file passes. The
@@ -92,8 +94,8 @@
 use super::error::SnapshotDamage;
 use super::{HardState, Identity};
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
-use crate::raft::{Snapshot, SnapshotMeta};
-use crate::record::{ChecksumSeed, Record};
+use crate::raft::{LogPosition, Snapshot, SnapshotMeta};
+use crate::record::{ChecksumSeed, RECORD_HEADER_BYTES, Record};
 use crate::wire;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -107,7 +109,7 @@ pub const RESET_HEADER_BYTES: usize = SEGMENT_HEADER_BYTES + 24;
 /// Bytes of a snapshot's header, without the description.
 pub const SNAPSHOT_HEADER_BYTES: usize = 64;
 /// Bytes of a flush's header.
-pub const FLUSH_HEADER_BYTES: usize = 88;
+pub const FLUSH_HEADER_BYTES: usize = 104;
 /// Flushes begin at multiples of this, bytes.
 pub const FLUSH_ALIGNMENT: usize = 8;
 /// The version of the layouts of segments, flushes and snapshots; 2 has archived records.
@@ -426,9 +428,22 @@ pub struct FlushHeader {
     pub entries: EntrySpan,
     /// The same of the flush before; that of the log's beginning for the first.
     pub previous: EntrySpan,
+    /// What this node vouches for: see [`Recovered::vouched`](super::Recovered::vouched).
+    pub vouched: LogPosition,
 }
 
 impl FlushHeader {
+    /// What holds of every header that was written here.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let log_count = self.record_count.checked_sub(self.archived_count);
+        let is_in_range = |span: &EntrySpan| (1..u64::MAX >> 1).contains(&span.first.0);
+        self.records_bytes as u64 >= u64::from(self.record_count) * RECORD_HEADER_BYTES as u64
+            && log_count.is_some_and(|count| self.entries.count <= count)
+            && is_in_range(&self.entries)
+            && is_in_range(&self.previous)
+    }
+
     /// The header's bytes at `place` of `owner`'s log.
     #[must_use]
     pub fn encode(&self, owner: &Owner, place: Place) -> [u8; FLUSH_HEADER_BYTES] {
@@ -448,6 +463,8 @@ impl FlushHeader {
         bytes[72..80].copy_from_slice(&self.previous.first.0.to_le_bytes());
         bytes[80..84].copy_from_slice(&self.entries.count.to_le_bytes());
         bytes[84..88].copy_from_slice(&self.previous.count.to_le_bytes());
+        bytes[88..96].copy_from_slice(&self.vouched.term.0.to_le_bytes());
+        bytes[96..104].copy_from_slice(&self.vouched.index.0.to_le_bytes());
         let checksum = flush_checksum(owner, place, &bytes);
         bytes[..8].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -481,6 +498,10 @@ impl FlushHeader {
             record_digest: u64_at(bytes, 56),
             entries: EntrySpan { first: LogIndex(u64_at(bytes, 64)), count: u32_at(bytes, 80) },
             previous: EntrySpan { first: LogIndex(u64_at(bytes, 72)), count: u32_at(bytes, 84) },
+            vouched: LogPosition {
+                term: Term(u64_at(bytes, 88)),
+                index: LogIndex(u64_at(bytes, 96)),
+            },
         })
     }
 
@@ -506,9 +527,9 @@ pub fn chain_digest(digest: u64, record: &Record) -> u64 {
 
 fn flush_checksum(owner: &Owner, place: Place, header: &[u8; FLUSH_HEADER_BYTES]) -> u64 {
     let mut covered = [0; FLUSH_HEADER_BYTES + 8];
-    covered[..80].copy_from_slice(&header[8..]);
-    covered[80..88].copy_from_slice(&place.segment.to_le_bytes());
-    covered[88..].copy_from_slice(&place.offset.to_le_bytes());
+    covered[..96].copy_from_slice(&header[8..]);
+    covered[96..104].copy_from_slice(&place.segment.to_le_bytes());
+    covered[104..].copy_from_slice(&place.offset.to_le_bytes());
     xxh3_64_with_seed(&covered, owner.flush_seed)
 }
 
@@ -562,6 +583,7 @@ mod tests {
             record_digest: 5,
             entries: EntrySpan { first: LogIndex(12), count: 2 },
             previous: EntrySpan { first: LogIndex(8), count: 4 },
+            vouched: LogPosition { term: Term(4), index: LogIndex(13) },
         }
     }
 

@@ -40,7 +40,7 @@ mod snapshots;
 mod store;
 
 pub use clean::CleaningPlan;
-pub use error::{Damage, SnapshotDamage, StorageError, Whose};
+pub use error::{Damage, Damaged, SnapshotDamage, StorageError, Whose};
 pub use identity::{FoundersError, Identity};
 pub use read::ReadPlan;
 pub use rescue::{Findings, Rescue, RescueError};
@@ -107,4 +107,7 @@ pub struct Recovered {
     pub last_stamp: Hlc,
     /// Bytes of a torn tail that were cut off, for the log.
     pub torn_bytes: u64,
+    /// Damage that was found, of which nothing was cut off: in the order of the log, then snapshots. At
+    /// most a thousand places.
+    pub damaged: Vec<Damaged>,
 }

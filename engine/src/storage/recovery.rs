@@ -1,13 +1,13 @@
 //! Making and opening a data directory.
 //!
 //! Owns the order of operations that makes each step safe to be interrupted at any point. Never cuts
-//! what was once durable: a hole in the log is an error, and to repair one from the other members is
-//! left to a later version. Next: `replay` for the log's segments, `generation` for its snapshot.
+//! what was once durable: where records are damaged the log ends in memory, and the files stay as they
+//! are until other flushes have taken their place. Next: `replay` for the log's segments, `generation` for its snapshot.
 
 use super::archive::Archive;
 use super::clean::Copies;
 use super::disk::{Disk, DiskOp, FileName};
-use super::entries::Entries;
+use super::entries::{Entries, Slot};
 use super::error::{StorageError, Whose};
 use super::format::{self, EntrySpan, HeaderError, Owner, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::generation;
@@ -16,9 +16,11 @@ use super::segments::Segments;
 use super::snapshots::Snapshots;
 use super::store::Store;
 use super::{HardState, Identity, IoId, Recovered};
-use crate::ids::{ClusterId, GroupId, LogIndex, NodeId};
+use crate::hlc::Hlc;
+use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use crate::limits::{Limits, SEGMENT_BYTES_MAX};
 use crate::raft::LogPosition;
+use crate::record::Record;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -27,6 +29,8 @@ use bytes::Bytes;
 
 /// The number of the first segment, which [`Store::format`] makes.
 pub(super) const SEGMENT_FIRST: u64 = 1;
+/// Most segments that are missing in a row, in a directory that is taken for one log.
+const SEGMENTS_MISSING_MAX: u64 = 1 << 16;
 
 impl Store {
     /// Makes an empty log that belongs to `identity`'s node.
@@ -67,6 +71,8 @@ impl Store {
             hard_state: HardState::default(),
             last_span: EntrySpan::none_before(LogIndex(1)),
             flushed_last_index: LogIndex::ZERO,
+            flushed_last_term: Term::ZERO,
+            vouched: LogPosition::default(),
             commit: LogIndex::ZERO,
             last_index: LogIndex::ZERO,
             last_io: IoId(0),
@@ -112,6 +118,7 @@ impl Store {
         let files = disk.list()?;
         let owner = Owner::new(cluster, group, node);
         let replay = Replay::of(disk, &owner, &list_segments(&files)?)?;
+        let end = replay.last_index();
         let chosen = generation::choose(disk, &owner, &files, &replay)?;
         repair_tail(disk, &replay.tail, replay.segment_last, replay.torn_bytes)?;
         // Left unfinished. A longer one would stick out behind the next.
@@ -121,25 +128,50 @@ impl Store {
         let base = chosen.base;
         let (mut entries, mut archive) = (replay.entries, replay.archive);
         archive.take_committed(&entries, base.index, base.index.next());
-        entries.forget_before(base.index.next());
+        // Where records are missing the log ends, until the leader has sent them again.
+        entries.truncate(chosen.last_index.next());
+        entries.forget_until(base.index.next());
         // A copy counts only where the log has no place of its own for the entry.
-        archive.retain(entries.first(), LogIndex(u64::MAX), |index| {
-            index < entries.end() && entries.slot(index).is_none()
-        });
-        let in_log = |(index, _): &(LogIndex, _)| *index > base.index;
+        let is_filled = |(index, slot): &(LogIndex, Slot)| entries.slot(*index) == Some(*slot);
+        let filled: Vec<(LogIndex, Slot)> = archive
+            .iter()
+            .filter(|(index, _)| *index >= entries.first())
+            .filter(is_filled)
+            .collect();
+        archive.retain(entries.first(), LogIndex(u64::MAX), |_| false);
+        for (index, slot) in filled {
+            entries.lose(index);
+            archive.insert(index, slot);
+        }
+        let in_log =
+            |(index, _): &(LogIndex, _)| *index > base.index && *index <= chosen.last_index;
+        let last_term = chosen.term_runs.last().map_or(Term::ZERO, |(_, term)| *term);
+        let last = LogPosition { term: last_term, index: chosen.last_index };
         // The last entry itself may have been purged.
         let meta = chosen.snapshot.as_ref().map(|snapshot| &snapshot.meta);
-        let last_stamp =
-            meta.filter(|meta| meta.last.index == replay.last_index).map(|meta| meta.stamp);
+        let last_stamp = match meta.filter(|meta| meta.last.index == last.index) {
+            Some(meta) => meta.stamp,
+            None if last.index == base.index => Hlc::ZERO,
+            None => match replay.last_stamp.filter(|_| chosen.last_index == end) {
+                Some(stamp) => stamp,
+                None => {
+                    let slot = entries.slot(last.index).or_else(|| archive.slot(last.index));
+                    stamp_of(disk, &owner, slot.expect("the log ends before a hole"), last.index)?
+                }
+            },
+        };
+        let known = last.max(meta.map_or(LogPosition::default(), |meta| meta.last));
+        let vouched = Some(replay.vouched).filter(|vouched| *vouched > known);
         let recovered = Recovered {
             hard_state: replay.hard_state,
             base,
             term_runs: chosen.term_runs,
             memberships: replay.memberships.into_iter().filter(in_log).collect(),
-            last_index: replay.last_index,
-            last_stamp: last_stamp.unwrap_or(replay.last_stamp),
+            last_index: last.index,
+            vouched: vouched.unwrap_or_default(),
+            last_stamp,
             torn_bytes: replay.torn_bytes,
-            vouched: LogPosition::default(),
+            damaged: replay.damaged.into_iter().chain(chosen.damaged).collect(),
             snapshot: chosen.snapshot,
         };
         let piece_bytes_max = limits.snapshot_chunk_bytes_max;
@@ -151,13 +183,30 @@ impl Store {
             next_sequence: replay.next_sequence,
             hard_state: replay.hard_state,
             last_span: replay.last_span,
-            flushed_last_index: replay.last_index,
+            flushed_last_index: last.index,
+            flushed_last_term: last.term,
+            vouched: if replay.vouched > last { replay.vouched } else { LogPosition::default() },
             commit: replay.hard_state.commit,
-            last_index: replay.last_index,
+            last_index: last.index,
             ..Self::empty(owner, limits)
         };
         Ok((store, recovered))
     }
+}
+
+/// The stamp of an entry of the log.
+fn stamp_of(
+    disk: &mut impl Disk,
+    owner: &Owner,
+    slot: Slot,
+    index: LogIndex,
+) -> Result<Hlc, StorageError> {
+    let file = FileName::Segment(slot.segment());
+    let op = DiskOp::Read { file, offset: slot.offset(), len: slot.len() };
+    let mut bytes = disk.perform(&op)?;
+    let unreadable = StorageError::Unreadable { index, file, offset: slot.offset() };
+    let record = Record::take(owner.record_seed(), &mut bytes).map_err(|_| unreadable)?;
+    Ok(record.hlc())
 }
 
 /// Refuses a directory in which there is anything but leftovers.
@@ -237,34 +286,32 @@ fn check_identity(identity: &Identity, expected: Whose) -> Result<(), StorageErr
     Err(StorageError::Foreign { file: FileName::Identity, found, expected })
 }
 
-/// The numbers and lengths of the segments, without a gap. The first ones may be gone, if a snapshot
-/// stands for them.
+/// The numbers and lengths of the segments, in order. The first ones may be gone, if a snapshot stands
+/// for them. Where others are missing, it is for the log to say what was in them.
 fn list_segments(files: &[(FileName, u64)]) -> Result<Vec<(u64, u64)>, StorageError> {
     let mut segments: Vec<(u64, u64)> = files
         .iter()
         .filter_map(|(file, len)| match file {
-            FileName::Segment(number) => Some((*number, *len)),
-            FileName::Identity
+            FileName::Segment(number) if *number >= SEGMENT_FIRST => Some((*number, *len)),
+            FileName::Segment(_)
+            | FileName::Identity
             | FileName::IdentityTemporary
             | FileName::Snapshot(_)
             | FileName::SnapshotTemporary => None,
         })
         .collect();
     segments.sort_unstable();
-    let first = segments.first().map_or(SEGMENT_FIRST, |(number, _)| *number);
-    let mut expected = first.max(SEGMENT_FIRST);
+    let mut before = segments.first().map_or(SEGMENT_FIRST - 1, |(number, _)| *number - 1);
     for (number, _) in &segments {
-        if *number != expected {
-            break;
+        if *number - before > SEGMENTS_MISSING_MAX {
+            return Err(StorageError::MissingSegment { file: FileName::Segment(before + 1) });
         }
-        expected += 1;
+        before = *number;
     }
-    let is_whole = !segments.is_empty() && expected - first == segments.len() as u64;
-    if is_whole {
-        Ok(segments)
-    } else {
-        Err(StorageError::MissingSegment { file: FileName::Segment(expected) })
+    if segments.is_empty() {
+        return Err(StorageError::MissingSegment { file: FileName::Segment(SEGMENT_FIRST) });
     }
+    Ok(segments)
 }
 
 /// Cuts the torn tail off and makes what is left durable.

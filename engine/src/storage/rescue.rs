@@ -49,6 +49,17 @@ pub enum RescueError {
         /// Which.
         index: LogIndex,
     },
+    /// The disk has lost entries that the node had.
+    #[error(
+        "the disk of this node has damaged entries after {last}, of which it had {vouched}: messages \
+         would be missing; choose another member's directory"
+    )]
+    Damaged {
+        /// The last entry before the damage.
+        last: LogIndex,
+        /// The last that it had.
+        vouched: LogIndex,
+    },
 }
 
 impl From<DiskError> for RescueError {
@@ -156,6 +167,9 @@ impl<'a, D: Disk> Rescue<'a, D> {
         let (snapshot, last) = (self.findings.snapshot, self.findings.last.index);
         if snapshot > last {
             return Err(RescueError::Unfinished { snapshot, last });
+        }
+        if self.recovered.vouched > LogPosition::default() {
+            return Err(RescueError::Damaged { last, vouched: self.recovered.vouched.index });
         }
         let mut copy = Copy::begin(target, identity, self.findings.hard_state)?;
         match &self.recovered.snapshot {

@@ -9,8 +9,8 @@
 use super::IoId;
 use super::disk::{DiskOp, FileName};
 use super::format::{self, Owner};
-use crate::ids::LogIndex;
-use crate::raft::Snapshot;
+use crate::ids::{LogIndex, Term};
+use crate::raft::{LogPosition, Snapshot};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -21,6 +21,8 @@ use bytes::Bytes;
 pub(super) struct Saved {
     /// The last entry in it.
     pub(super) index: LogIndex,
+    /// The term of that entry.
+    pub(super) term: Term,
     /// Where its state begins, bytes from the file's start.
     pub(super) state_offset: u64,
     /// Bytes of the state.
@@ -106,6 +108,12 @@ impl Snapshots {
         self.saved.iter().any(|saved| saved.index == index)
     }
 
+    /// The place of the last entry in a durable one.
+    pub(super) fn position(&self, index: LogIndex) -> Option<LogPosition> {
+        let saved = self.saved.iter().find(|saved| saved.index == index)?;
+        Some(LogPosition { term: saved.term, index })
+    }
+
     /// The last entry that even the older of the snapshots stands for.
     pub(super) fn covered(&self) -> LogIndex {
         self.saved.first().map_or(LogIndex::ZERO, |saved| saved.index)
@@ -184,6 +192,7 @@ impl Writing {
         let head = Bytes::from(format::encode_snapshot_head(owner, &snapshot.meta));
         let saved = Saved {
             index: snapshot.meta.last.index,
+            term: snapshot.meta.last.term,
             state_offset: head.len() as u64,
             state_bytes: snapshot.meta.bytes,
         };

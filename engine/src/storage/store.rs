@@ -17,8 +17,8 @@ use super::read::ReadPlan;
 use super::segments::Segments;
 use super::snapshots::Snapshots;
 use super::{HardState, IoId, Persist};
-use crate::ids::LogIndex;
-use crate::raft::{Reset, Snapshot};
+use crate::ids::{LogIndex, Term};
+use crate::raft::{LogPosition, Reset, Snapshot};
 use crate::record::{ChecksumSeed, Record};
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -60,6 +60,11 @@ pub struct Store {
     pub(super) last_span: EntrySpan,
     /// The log's last index as of that flush.
     pub(super) flushed_last_index: LogIndex,
+    /// That entry's term.
+    pub(super) flushed_last_term: Term,
+    /// What this node has vouched for, while the log does not reach it; see
+    /// [`Recovered::vouched`](super::Recovered::vouched).
+    pub(super) vouched: LogPosition,
     /// The commit index of the last persist.
     pub(super) commit: LogIndex,
     /// The log's last index with everything that is queued.
@@ -232,6 +237,7 @@ impl Store {
                 slots.pop();
             }
             slots.push((record.index(), draft.push(record)));
+            self.flushed_last_term = record.term();
         }
         let mut copied = Vec::with_capacity(copies.len());
         for Copy { record, from } in copies {
@@ -254,12 +260,22 @@ impl Store {
             archived_count: u32::try_from(copied.len()).expect("a segment is below 4 GiB"),
             entries,
             previous: self.last_span,
+            vouched: self.note_vouched(),
         };
         let flush_bytes = draft.finish(&self.owner, &heading, ops);
         self.segments.grow(flush_bytes);
         self.next_sequence += 1;
         self.last_span = entries;
         Flush { io, segment: place.segment, is_reset: false, slots, copied }
+    }
+
+    /// What this node vouches for with the flush that is being written: where the log ends, or more.
+    fn note_vouched(&mut self) -> LogPosition {
+        let last = LogPosition { term: self.flushed_last_term, index: self.flushed_last_index };
+        if last >= self.vouched {
+            self.vouched = LogPosition::default();
+        }
+        self.vouched.max(last)
     }
 
     /// How many whole persists of the queue fit into one segment, at least one, and the bytes of their
@@ -283,6 +299,10 @@ impl Store {
     fn begin_segment(&mut self, reset: Option<Reset>, ops: &mut Vec<DiskOp>) {
         if let Some(reset) = reset {
             self.flushed_last_index = reset.base.index;
+            self.flushed_last_term = reset.base.term;
+            // The snapshot stands for entries that the log has yet to grow up to.
+            let position = self.snapshots.position(reset.snapshot);
+            self.vouched = self.vouched.max(position.expect("a reset waits for its snapshot"));
         }
         let header = SegmentHeader {
             cluster: self.owner.cluster,
