@@ -114,6 +114,7 @@ impl Image {
             last_stamp: self.log.last().map_or(snapshot_stamp, Record::hlc),
             torn_bytes: 0,
             vouched: self.vouched,
+            damaged: Vec::new(),
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct Replay {
     pub(super) reset: Option<ResetMark>,
     /// Where damage was found, in the order of the log.
     pub(super) damaged: Vec<Damaged>,
+    /// Whether it is known which flush is the next.
+    is_placed: bool,
     /// Whether flushes may be missing before the next one.
     is_astray: bool,
     /// Whether a segment's header is missing before the next flush: the log may have begun anew.
@@ -86,10 +88,9 @@ impl Replay {
                 replay.miss_segment();
             }
             let bytes = read_file(disk, FileName::Segment(*number), *len)?;
-            let is_known = replay.has_flush || *number == SEGMENT_FIRST;
             let expected = Expected {
                 segment: *number,
-                sequence: is_known.then_some(replay.next_sequence),
+                sequence: replay.is_placed.then_some(replay.next_sequence),
                 is_last: *number == segment_last,
             };
             let scan = scan::scan_segment(owner, expected, &bytes)?;
@@ -126,6 +127,7 @@ impl Replay {
             segment_last,
             reset: None,
             damaged: Vec::new(),
+            is_placed: first == SEGMENT_FIRST,
             is_astray: false,
             is_header_lost: false,
         }
@@ -211,7 +213,7 @@ impl Replay {
             self.begin_entries(header.first_index);
         }
         if is_beginning {
-            self.next_sequence = header.first_sequence;
+            (self.next_sequence, self.is_placed) = (header.first_sequence, true);
             self.last_span = EntrySpan::none_before(header.first_index);
         }
     }
@@ -264,7 +266,7 @@ impl Replay {
         }
         self.hard_state = header.hard_state;
         self.vouched = header.vouched;
-        self.has_flush = true;
+        (self.has_flush, self.is_placed) = (true, true);
         self.segments.flushed(segment);
         self.last_span = header.entries;
         self.next_sequence = header.sequence + 1;
@@ -274,8 +276,8 @@ impl Replay {
     /// The first flush that is known after some that are not, of which the last left `previous`.
     fn find_the_way(&mut self, previous: EntrySpan, sequence: u64) {
         self.is_astray = false;
-        let missing = sequence - self.next_sequence;
-        let is_known = self.has_flush && !core::mem::take(&mut self.is_header_lost);
+        let missing = sequence.saturating_sub(self.next_sequence);
+        let is_known = self.is_placed && !core::mem::take(&mut self.is_header_lost);
         if is_known && missing == 0 {
             return;
         }

@@ -10,6 +10,7 @@ mod snapshots;
 use engine::hlc::Hlc;
 use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
+use engine::raft::LogPosition;
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::storage::disk::{Disk, DiskOp, FileName, JobId};
 use engine::storage::format::{
@@ -72,6 +73,11 @@ fn open(disk: &mut SimDisk, segment_bytes_max: u64) -> Result<(Store, Recovered)
 
 /// Opens the log, reads all of it back, and checks that what was recovered describes it.
 fn recover(disk: &mut SimDisk) -> Result<State, StorageError> {
+    recover_damaged(disk).map(|(state, _)| state)
+}
+
+/// The same; says too what the node must not forget, if the log is shorter than it was.
+fn recover_damaged(disk: &mut SimDisk) -> Result<(State, LogPosition), StorageError> {
     let (store, recovered) = open(disk, SEGMENT_BYTES_LARGE)?;
     store.check_invariants();
     let mut records: Vec<Record> = Vec::new();
@@ -95,7 +101,40 @@ fn recover(disk: &mut SimDisk) -> Result<State, StorageError> {
     let segments = files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_)));
     let bytes: Vec<u64> = segments.map(|(_, len)| *len).collect();
     assert_eq!((store.segments(), store.bytes()), (bytes.len() as u64, bytes.iter().sum()));
-    Ok(State { hard_state: recovered.hard_state, records })
+    Ok((State { hard_state: recovered.hard_state, records }, recovered.vouched))
+}
+
+/// Checks that a log which rotted after it was written as `whole` opens with a part of it from the
+/// beginning on, remembers where it ended, and goes on from there through further crashes until it has
+/// everything again.
+fn assert_heals(disk: &SimDisk, whole: &State, case: &str) {
+    let mut disk = disk.clone();
+    let (state, vouched) = recover_damaged(&mut disk).unwrap_or_else(|e| panic!("{case}: {e}"));
+    assert_eq!(state.hard_state, whole.hard_state, "{case}");
+    let kept = state.records.len();
+    assert_eq!(whole.records[..kept], state.records, "{case}");
+    let last = whole.records.last().map_or(LogPosition::default(), place_of);
+    let expected = if kept < whole.records.len() { last } else { LogPosition::default() };
+    assert_eq!(vouched, expected, "{case}");
+    let again = recover_damaged(&mut disk);
+    assert_eq!(again, Ok((state, vouched)), "{case}: opening changed it");
+    // What is missing comes again, an entry at a time, and the power fails after each.
+    for at in kept..whole.records.len() {
+        let (mut store, _) = open(&mut disk, SEGMENT_BYTES_SMALL).unwrap();
+        let records = vec![whole.records[at].clone()];
+        let hard_state = whole.hard_state;
+        store.persist(Persist { io: IoId(1), hard_state, reset: None, records });
+        store.next_write(JobId(1)).unwrap().perform(&mut disk).result.unwrap();
+        disk.crash_with(|_, _| Fate::Lost);
+        let (state, vouched) = recover_damaged(&mut disk).unwrap();
+        assert_eq!(state.records, whole.records[..=at], "{case}: entry {} came", at + 1);
+        let is_back = at + 1 == whole.records.len();
+        assert_eq!(vouched, if is_back { LogPosition::default() } else { last }, "{case}");
+    }
+}
+
+fn place_of(record: &Record) -> LogPosition {
+    LogPosition { term: record.term(), index: record.index() }
 }
 
 /// A log being written.
@@ -124,7 +163,8 @@ impl Writer {
         let hard_state = HardState {
             term: Term(term),
             voted_for: term.is_multiple_of(2).then_some(NodeId(term)),
-            commit: LogIndex(first - 1),
+            // What is committed is never replaced, and almost everything is here.
+            commit: LogIndex::ZERO,
         };
         let indexes = first..;
         let records = indexes.zip(payload_lens).map(|(index, len)| record(index, term, *len));
@@ -217,9 +257,10 @@ fn a_log_cut_at_any_byte_recovers_exactly_the_flushes_that_are_whole() {
 }
 
 #[test]
-fn only_the_last_segment_may_end_torn() {
+fn only_the_last_segment_may_end_torn_and_every_other_that_is_cut_short_has_a_hole() {
     let writer = small_log(512, SEGMENT_BYTES_SMALL, Writer::flush);
     assert!(writer.store.segments() >= 3);
+    let states = &writer.states;
     for segment in 1..=writer.store.segments() {
         let file = FileName::Segment(segment);
         let mut longer = writer.bytes_of(file);
@@ -228,17 +269,14 @@ fn only_the_last_segment_may_end_torn() {
         for cut in (0..whole).chain([longer.len()]) {
             let mut disk = writer.disk.clone();
             disk.set_contents(file, longer[..cut].to_vec());
-            match recover(&mut disk) {
-                Ok(state) => {
-                    assert_eq!(file, writer.tail(), "{file} was cut at {cut}");
-                    let lost = usize::from(cut < whole);
-                    assert!(writer.states[..writer.states.len() - lost].contains(&state));
-                }
-                Err(error) => {
-                    assert_ne!(file, writer.tail(), "cut at {cut}: {error}");
-                    assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
-                    assert_eq!(disk.contents(file).unwrap().len(), cut, "nothing is cut");
-                }
+            let case = format!("{file} was cut at {cut}");
+            if file == writer.tail() {
+                let lost = usize::from(cut < whole);
+                assert!(states[..states.len() - lost].contains(&recover(&mut disk).unwrap()));
+            } else {
+                assert_heals(&disk, states.last().unwrap(), &case);
+                recover(&mut disk).unwrap();
+                assert_eq!(disk.contents(file).unwrap().len(), cut, "nothing is cut");
             }
         }
     }
@@ -369,7 +407,7 @@ fn what_is_recovered_after_a_failed_sync_is_durable_though_the_cache_calls_it_cl
 }
 
 #[test]
-fn a_flipped_bit_is_reported_or_looks_like_a_torn_tail_but_is_never_served() {
+fn a_flipped_bit_is_a_hole_or_looks_like_a_torn_tail_but_is_never_served() {
     for segment_bytes_max in [SEGMENT_BYTES_SMALL, SEGMENT_BYTES_LARGE] {
         let writer = small_log(512, segment_bytes_max, Writer::flush);
         let (last_file, last_start) = *writer.places.last().unwrap();
@@ -380,17 +418,65 @@ fn a_flipped_bit_is_reported_or_looks_like_a_torn_tail_but_is_never_served() {
             for (offset, bit) in (0..len as u64).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
                 let mut disk = writer.disk.clone();
                 assert!(disk.flip_bit(file, offset, bit));
-                let is_last_flush = file == last_file && offset >= last_start;
-                match recover(&mut disk) {
-                    Ok(state) => {
-                        assert!(is_last_flush, "bit {bit} of byte {offset} of {file} was ignored");
-                        assert_eq!(state, *before_last);
-                    }
-                    Err(error) => {
-                        assert!(!is_last_flush, "{error}");
-                        assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
-                        assert_eq!(disk.contents(file).unwrap().len(), len, "nothing is cut");
-                    }
+                if file == last_file && offset >= last_start {
+                    assert_eq!(recover(&mut disk), Ok(before_last.clone()));
+                    continue;
+                }
+                let case = format!("bit {bit} of byte {offset} of {file}");
+                let (_, recovered) = open(&mut disk, segment_bytes_max).unwrap();
+                assert_ne!(recovered.damaged, [], "{case} was ignored");
+                assert_eq!(disk.contents(file).unwrap().len(), len, "nothing is cut");
+                if bit == 0 {
+                    assert_heals(&disk, writer.states.last().unwrap(), &case);
+                } else {
+                    let (state, vouched) = recover_damaged(&mut disk).unwrap();
+                    let whole = writer.states.last().unwrap();
+                    let kept = state.records.len();
+                    assert_eq!(state.records, whole.records[..kept], "{case}");
+                    let is_shorter = kept < whole.records.len();
+                    assert_eq!(is_shorter, vouched > LogPosition::default(), "{case}");
+                }
+            }
+        }
+    }
+}
+
+/// SCENARIO 22: a corrupt record in the middle is a hole to repair and not a torn tail to cut.
+#[test]
+fn a_corrupt_record_in_the_middle_is_a_hole_and_no_torn_tail() {
+    let writer = small_log(512, SEGMENT_BYTES_LARGE, Writer::flush);
+    let (file, start) = writer.places[3];
+    let mut disk = writer.disk.clone();
+    assert!(disk.flip_bit(file, start + FLUSH_HEADER_BYTES as u64 + 60, 3));
+    let bytes = disk.contents(file).unwrap().len();
+    let (_, recovered) = open(&mut disk, SEGMENT_BYTES_LARGE).unwrap();
+    assert_eq!((recovered.last_index, recovered.torn_bytes), (LogIndex(1), 0));
+    assert_eq!(recovered.vouched, LogPosition { term: Term(5), index: LogIndex(4) });
+    assert_eq!(disk.contents(file).unwrap().len(), bytes, "nothing is cut");
+    assert!(matches!(recovered.damaged[0].damage, Damage::Record { sequence: 4, .. }));
+    assert_heals(&disk, writer.states.last().unwrap(), "the fourth flush");
+}
+
+#[test]
+fn zeroed_pages_and_overwritten_flushes_are_holes() {
+    for segment_bytes_max in [SEGMENT_BYTES_SMALL, SEGMENT_BYTES_LARGE] {
+        let writer = small_log(512, segment_bytes_max, Writer::flush);
+        let whole = writer.states.last().unwrap();
+        let (last_file, last_start) = *writer.places.last().unwrap();
+        for segment in 1..=writer.store.segments() {
+            let file = FileName::Segment(segment);
+            let bytes = writer.bytes_of(file);
+            let end = if file == last_file { last_start as usize } else { bytes.len() };
+            for (from, to) in (0..end).flat_map(|from| (from + 1..=end).map(move |to| (from, to))) {
+                if from % 16 != 0 || (to % 64 != 0 && to != end) {
+                    continue;
+                }
+                for filler in [0, 0xa5] {
+                    let mut disk = writer.disk.clone();
+                    let mut damaged = bytes.clone();
+                    damaged[from..to].fill(filler);
+                    disk.set_contents(file, damaged);
+                    assert_heals(&disk, whole, &format!("{file} from {from} to {to} of {filler}"));
                 }
             }
         }
@@ -450,6 +536,7 @@ fn a_flush_of_another_node_never_passes_for_one_of_ours() {
         record_digest: 0,
         entries: EntrySpan { first: LogIndex(2), count: 0 },
         previous: EntrySpan { first: LogIndex(1), count: 1 },
+        vouched: LogPosition { term: Term(1), index: LogIndex(1) },
     };
     let with_flush_of = |node| {
         let mut bytes = writer.bytes_of(writer.tail());
@@ -472,13 +559,12 @@ fn a_valid_record_in_the_place_of_another_is_not_served() {
     writer.flush();
     let other = record(1, 2, 8);
     let mut bytes = writer.bytes_of(writer.tail());
-    let start = SEGMENT_HEADER_BYTES + FLUSH_HEADER_BYTES;
-    bytes[start..start + other.bytes().len()].copy_from_slice(other.bytes());
+    let first = SEGMENT_HEADER_BYTES + FLUSH_HEADER_BYTES;
+    bytes[first..first + other.bytes().len()].copy_from_slice(other.bytes());
     writer.disk.set_contents(writer.tail(), bytes);
-    let error = recover(&mut writer.disk).unwrap_err();
-    let is_digest =
-        matches!(error, StorageError::Damaged { damage: Damage::Digest { sequence: 1 }, .. });
-    assert!(is_digest, "{error}");
+    let (_, recovered) = open(&mut writer.disk, SEGMENT_BYTES_LARGE).unwrap();
+    assert!(matches!(recovered.damaged[0].damage, Damage::Digest { sequence: 1 }));
+    assert_heals(&writer.disk, &writer.latest, "the first record");
 }
 
 #[test]
@@ -496,13 +582,19 @@ fn a_used_directory_is_never_formatted() {
 }
 
 #[test]
-fn a_missing_segment_is_refused() {
+fn a_missing_segment_is_a_hole_unless_there_is_nothing_after_it() {
     let writer = small_log(512, SEGMENT_BYTES_SMALL, Writer::flush);
     for segment in 1..writer.store.segments() {
         let mut disk = writer.disk.clone();
         let file = FileName::Segment(segment);
         disk.perform(&DiskOp::Delete { file }).unwrap();
-        assert_eq!(recover(&mut disk), Err(StorageError::MissingSegment { file }));
+        let (state, vouched) = recover_missing(&mut disk);
+        let whole = writer.states.last().unwrap();
+        assert_eq!(state.hard_state, whole.hard_state);
+        assert_eq!(state.records, whole.records[..state.records.len()]);
+        let last = place_of(whole.records.last().unwrap());
+        let is_shorter = state.records.len() < whole.records.len();
+        assert_eq!(vouched, if is_shorter { last } else { LogPosition::default() });
     }
     let mut disk = SimDisk::new();
     Store::format(&mut disk, &identity()).unwrap();
@@ -511,16 +603,29 @@ fn a_missing_segment_is_refused() {
     assert_eq!(recover(&mut disk), Err(StorageError::MissingSegment { file }));
 }
 
+/// As [`recover_damaged`], where files are missing that the store counts.
+fn recover_missing(disk: &mut SimDisk) -> (State, LogPosition) {
+    let (store, recovered) = open(disk, SEGMENT_BYTES_LARGE).unwrap();
+    store.check_invariants();
+    let read = |index| {
+        let (job, plan) = store.plan_read_one(LogIndex(index), JobId(0)).expect("in the log");
+        let reads = job.perform(&mut disk.clone()).result.unwrap();
+        plan.decode(store.record_seed(), &reads).unwrap().remove(0)
+    };
+    let records = (1..=recovered.last_index.0).map(read).collect();
+    (State { hard_state: recovered.hard_state, records }, recovered.vouched)
+}
+
 #[test]
-fn a_segment_that_lost_whole_flushes_does_not_continue_into_the_next() {
+fn a_segment_that_lost_whole_flushes_has_a_hole_before_the_next() {
     let writer = small_log(512, SEGMENT_BYTES_SMALL, Writer::flush);
     for (file, start) in writer.places.iter().filter(|(file, _)| *file != writer.tail()) {
         let mut disk = writer.disk.clone();
         let bytes = writer.bytes_of(*file);
         disk.set_contents(*file, bytes[..*start as usize].to_vec());
-        let error = recover(&mut disk).unwrap_err();
-        let is_chain = matches!(error, StorageError::Damaged { damage: Damage::Chain { .. }, .. });
-        assert!(is_chain, "{error}");
+        let (_, recovered) = open(&mut disk, SEGMENT_BYTES_SMALL).unwrap();
+        assert_ne!(recovered.damaged, []);
+        assert_heals(&disk, writer.states.last().unwrap(), &format!("{file} from {start} on"));
     }
 }
 
@@ -540,6 +645,7 @@ fn a_whole_record_of_an_unknown_kind_is_never_cut() {
         record_digest: 0,
         entries: EntrySpan { first: LogIndex(1), count: 1 },
         previous: EntrySpan { first: LogIndex(1), count: 0 },
+        vouched: LogPosition::default(),
     };
     let mut bytes = writer.bytes_of(writer.tail());
     let place = Place { segment: 1, offset: bytes.len() as u64 };
@@ -547,7 +653,7 @@ fn a_whole_record_of_an_unknown_kind_is_never_cut() {
     bytes.extend_from_slice(&unknown);
     writer.disk.set_contents(writer.tail(), bytes);
     let error = recover(&mut writer.disk).unwrap_err();
-    assert!(matches!(error, StorageError::UnknownVersion { offset: 152, .. }), "{error}");
+    assert!(matches!(error, StorageError::UnknownVersion { offset: 168, .. }), "{error}");
 }
 
 #[test]
@@ -565,7 +671,7 @@ fn entries_that_lie_together_are_fetched_by_one_read() {
     let records = plan.decode(writer.store.record_seed(), &reads).unwrap();
     assert_eq!(records, writer.latest.records[2..]);
     assert_eq!(plan_read(200).unwrap().1.end(), LogIndex(4), "what lies between counts too");
-    assert_eq!(plan_read(264).unwrap().1.end(), LogIndex(5));
+    assert_eq!(plan_read(280).unwrap().1.end(), LogIndex(5));
     assert_eq!(plan_read(1).unwrap().1.end(), LogIndex(4), "one at least");
 }
 
@@ -726,8 +832,14 @@ proptest! {
         if let Some(bytes) = identity_bytes {
             writer.disk.set_contents(FileName::Identity, bytes);
         }
-        if let Ok(state) = recover(&mut writer.disk) {
-            prop_assert!(writer.states.contains(&state));
+        if let Ok((state, vouched)) = recover_damaged(&mut writer.disk) {
+            let is_begun = |whole: &State| {
+                whole.hard_state == state.hard_state
+                    && whole.records.starts_with(&state.records)
+                    && (whole.records.len() == state.records.len()
+                        || whole.records.last().map(place_of) == Some(vouched))
+            };
+            prop_assert!(writer.states.iter().any(is_begun), "{state:?}");
         }
     }
 }

@@ -9,7 +9,8 @@ use engine::raft::{LogPosition, Membership, Reset, Snapshot, SnapshotMeta};
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::storage::disk::{Disk, DiskOp, FileName, JobId};
 use engine::storage::{
-    HardState, Identity, IoId, Persist, Recovered, SnapshotDamage, StorageError, Store, Written,
+    Damage, Damaged, HardState, Identity, IoId, Persist, Recovered, SnapshotDamage, StorageError,
+    Store, Written,
 };
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -501,7 +502,7 @@ fn a_snapshot_that_came_before_a_power_failure_spared_the_log_is_left_alone() {
 
 #[test]
 fn a_damaged_snapshot_is_never_served_and_the_older_one_takes_its_place() {
-    let mut writer = purged_log();
+    let writer = purged_log();
     let (newest, older) = (FileName::Snapshot(LogIndex(8)), writer.snapshots[0].clone());
     let len = writer.disk.contents(newest).unwrap().len() as u64;
     for (offset, bit) in (0..len).flat_map(|offset| (0..8).map(move |bit| (offset, bit))) {
@@ -516,20 +517,56 @@ fn a_damaged_snapshot_is_never_served_and_the_older_one_takes_its_place() {
         disk.set_contents(newest, bytes);
         assert_eq!(open(&mut disk).unwrap().1.snapshot.as_ref(), Some(&older));
     }
-    // Without the older one, the log alone is not enough, and says so.
+}
+
+/// SCENARIO 21: the same in snapshot files, with nothing left to fall back on.
+#[test]
+fn a_node_that_has_lost_all_its_snapshots_waits_for_one_and_forgets_no_promise() {
+    let mut writer = purged_log();
+    let (newest, older) = (FileName::Snapshot(LogIndex(8)), FileName::Snapshot(LogIndex(4)));
+    let last = writer.durable.position(writer.durable.last_index());
+    let len = writer.disk.contents(newest).unwrap().len() as u64;
     writer.disk.flip_bit(newest, len - 1, 0);
-    let file = FileName::Snapshot(LogIndex(4));
-    writer.disk.perform(&DiskOp::Delete { file }).unwrap();
-    let error = open(&mut writer.disk).unwrap_err();
-    let expected = StorageError::SnapshotDamaged {
-        file: newest,
-        damage: SnapshotDamage::State,
-        base: LogIndex(3),
-    };
-    assert_eq!(error, expected);
-    writer.disk.perform(&DiskOp::Delete { file: newest }).unwrap();
-    let error = open(&mut writer.disk).unwrap_err();
-    assert!(matches!(error, StorageError::MissingSegment { .. }), "{error}");
+    writer.disk.perform(&DiskOp::Delete { file: older }).unwrap();
+    for is_gone in [false, true] {
+        if is_gone {
+            writer.disk.perform(&DiskOp::Delete { file: newest }).unwrap();
+        }
+        for _ in 0..2 {
+            let (store, recovered) = open(&mut writer.disk).unwrap();
+            store.check_invariants();
+            assert_eq!((recovered.snapshot, recovered.last_index), (None, LogIndex::ZERO));
+            assert_eq!((recovered.vouched, recovered.base), (last, LogPosition::default()));
+            assert_eq!(recovered.hard_state, writer.durable.hard_state);
+            let state = Damage::Snapshot(SnapshotDamage::State);
+            let damage = Damaged { file: newest, offset: 0, damage: state };
+            assert_eq!(recovered.damaged.contains(&damage), !is_gone);
+        }
+    }
+    // A leader's snapshot comes, and then the entries after it.
+    let leader = leader_log();
+    let (mut store, _) = open(&mut writer.disk).unwrap();
+    let snapshot = leader.snapshot(10, 10, 50);
+    let reset = Reset { snapshot: LogIndex(10), base: snapshot.meta.base };
+    let hard_state = HardState { term: Term(7), ..HardState::default() };
+    store.save_snapshot(snapshot.clone());
+    let persist = |io, reset, records| Persist { io: IoId(io), hard_state, reset, records };
+    store.persist(persist(1, Some(Box::new(reset)), Vec::new()));
+    write_all(&mut store, &mut writer.disk);
+    let (mut store, recovered) = open(&mut writer.disk).unwrap();
+    assert_eq!(recovered.snapshot, Some(snapshot));
+    assert_eq!(recovered.vouched, LogPosition::default(), "entry 10 is of a later term");
+    store.persist(persist(1, None, leader.records[10..12].to_vec()));
+    write_all(&mut store, &mut writer.disk);
+    assert_eq!(open(&mut writer.disk).unwrap().1.last_index, LogIndex(12));
+}
+
+fn write_all(store: &mut Store, disk: &mut SimDisk) {
+    while let Some(job) = store.next_write(JobId(1)) {
+        job.perform(disk).result.unwrap();
+        store.write_done();
+    }
+    disk.crash_with(|_, _| Fate::Lost);
 }
 
 #[test]
@@ -547,11 +584,13 @@ fn an_installed_snapshot_that_rots_before_the_log_has_reached_it_is_missed() {
     assert!(writer.files().contains(&FileName::Snapshot(LogIndex(8))), "the older one is there");
     let mut rotten = writer.disk.clone();
     assert!(rotten.flip_bit(file, 200, 0));
-    let error = open(&mut rotten).unwrap_err();
-    assert!(matches!(error, StorageError::SnapshotDamaged { .. }), "{error}");
     writer.disk.perform(&DiskOp::Delete { file }).unwrap();
-    let error = open(&mut writer.disk).unwrap_err();
-    assert_eq!(error, StorageError::MissingSnapshot { base: LogIndex(16) });
+    for disk in [&mut rotten, &mut writer.disk] {
+        let recovered = open(disk).unwrap().1;
+        assert_eq!(recovered.snapshot.map(|it| it.meta.last.index), Some(LogIndex(8)));
+        assert_eq!(recovered.last_index, LogIndex(8), "what came after the reset is of no use");
+        assert_eq!(recovered.vouched, LogPosition { term: Term(6), index: LogIndex(20) });
+    }
 }
 
 #[test]
@@ -565,8 +604,9 @@ fn an_older_snapshot_is_no_substitute_for_one_that_stands_for_more_than_the_log_
     writer.write_all();
     let mut rotten = writer.disk.clone();
     assert!(rotten.flip_bit(FileName::Snapshot(LogIndex(20)), 100, 0));
-    let error = open(&mut rotten).unwrap_err();
-    assert!(matches!(error, StorageError::SnapshotDamaged { .. }), "{error}");
+    let recovered = open(&mut rotten).unwrap().1;
+    assert_eq!(recovered.snapshot.map(|it| it.meta.last.index), Some(LogIndex(8)));
+    assert_eq!(recovered.vouched, leader.position(LogIndex(20)));
     // Once the log has all of it again, nothing is missing.
     writer.persist(None, 8, leader.records[9..20].to_vec());
     writer.write_all();
@@ -619,9 +659,10 @@ fn a_foreign_snapshot_is_refused_and_a_renamed_one_is_damage() {
     let mut disk = writer.disk.clone();
     disk.set_contents(newest, older.clone());
     disk.perform(&DiskOp::Delete { file: FileName::Snapshot(LogIndex(4)) }).unwrap();
-    let error = open(&mut disk).unwrap_err();
-    let damage = SnapshotDamage::Name { found: LogIndex(4) };
-    assert_eq!(error, StorageError::SnapshotDamaged { file: newest, damage, base: LogIndex(3) });
+    let recovered = open(&mut disk).unwrap().1;
+    let damage = Damage::Snapshot(SnapshotDamage::Name { found: LogIndex(4) });
+    assert_eq!(recovered.damaged, [Damaged { file: newest, offset: 0, damage }]);
+    assert_eq!((recovered.snapshot, recovered.last_index), (None, LogIndex::ZERO));
 
     let mut other = SimDisk::new();
     let node = NodeId(2);
