@@ -40,7 +40,8 @@ impl Copy {
 
     fn open(mut disk: SimDisk, node: NodeId, limits: &Limits) -> Option<Self> {
         let (_, recovered) = Store::open(&mut disk, CLUSTER, GROUP, node, limits).ok()?;
-        Some(Self { recovered })
+        let is_whole = recovered.damaged.is_empty() && recovered.vouched == LogPosition::default();
+        is_whole.then_some(Self { recovered })
     }
 
     /// The last entry.
