@@ -356,6 +356,7 @@ impl<S: StateMachine> Replica<S> {
             self.step_engine(now, engine::Input::Archived(written.archived), effects);
         }
         self.begin_write(effects);
+        self.begin_cleaning(effects);
     }
 
     fn fail(&mut self, reason: String, effects: &mut Vec<Effect<S::Reply>>) {

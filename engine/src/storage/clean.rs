@@ -264,7 +264,9 @@ impl Store {
     /// Copies for a flush that has `records_bytes` of its own: about as many again.
     pub(super) fn copies_that_fit(&mut self, records_bytes: u64) -> Vec<Copy> {
         let mut copies = Vec::new();
-        let own_bytes = format::SEGMENT_HEADER_BYTES as u64 + format::flush_bytes(records_bytes);
+        let own_bytes = format::RESET_HEADER_BYTES as u64
+            + format::flush_bytes(records_bytes)
+            + format::FLUSH_ALIGNMENT as u64;
         let room = self.segment_bytes_max.saturating_sub(own_bytes);
         let mut bytes = 0;
         while let Some((record, from)) = self.copies.peek() {
@@ -338,15 +340,13 @@ impl Store {
             self.copies.segment = segment;
             self.copies.next = LogIndex::ZERO;
         }
-        let found = self.archive.in_segment(segment, self.copies.next, READ_BYTES_MAX);
+        let mut found = self.archive.in_segment(segment, self.copies.next, READ_BYTES_MAX);
+        if found.is_empty() && self.copies.moves.is_empty() && self.under_way.is_none() {
+            // What was read has left, so that what is there was archived behind it.
+            found = self.archive.in_segment(segment, LogIndex::ZERO, READ_BYTES_MAX);
+        }
         let plan = CleaningPlan::of(segment, found);
-        let Some((last, _)) = plan.entries.last() else {
-            // What is left waits to be written, or came behind what was read: another round finds it.
-            if self.copies.moves.is_empty() && self.under_way.is_none() {
-                self.copies.next = LogIndex::ZERO;
-            }
-            return None;
-        };
+        let (last, _) = plan.entries.last()?;
         self.copies.next = last.next();
         self.copies.is_reading = true;
         Some((Job { id, lane: Lane::Read, ops: plan.ops() }, plan))

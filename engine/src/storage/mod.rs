@@ -13,11 +13,12 @@
 //! stands in every flush, atomically with the entries it belongs to. Opening a log tells a torn tail,
 //! which is cut, from a hole in what was durable, which is refused.
 //!
-//! A snapshot is a file of its own. Whole segments go once a snapshot stands for them; a snapshot that
-//! came from a leader begins the log anew, with a segment that says so (§7).
+//! A snapshot is a file of its own; one that came from a leader begins the log anew, with a segment that
+//! says so (§7). Entries that a snapshot stands for leave the log; those that can still be asked for are
+//! archived. Segments go from the front, once what is live in them has been written again at the end.
 //!
-//! Next: [`format`] for the bytes, `store` for group commit, [`scan`] for the recovery scan,
-//! `generation` for which snapshot a recovery takes.
+//! Next: [`format`] for the bytes, `store` for group commit, `clean` for what outlives the log, [`scan`]
+//! for the recovery scan, `generation` for which snapshot a recovery takes.
 
 mod archive;
 mod clean;

@@ -5,6 +5,7 @@
 //! written with what is read back. Next: `engine::storage`, `sim::disk`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archive;
 mod snapshots;
 
 use engine::hlc::Hlc;
