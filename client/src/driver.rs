@@ -280,7 +280,10 @@ impl Driver {
                 REFUSED_PAUSE
             }
             Rejection::Full { .. } => FULL_PAUSE,
-            Rejection::Malformed { .. } | Rejection::Change(_) | Rejection::Transfer(_) => return,
+            Rejection::Malformed { .. }
+            | Rejection::NoSpace(_)
+            | Rejection::Change(_)
+            | Rejection::Transfer(_) => return,
         };
         self.paused_until = Some(now + self.entropy.jittered(pause));
     }
@@ -303,6 +306,9 @@ impl Driver {
             }
             Response::Rejected(Rejection::Malformed { reason }) => {
                 return self.on_malformed(request, &reason);
+            }
+            Response::Rejected(Rejection::NoSpace(shortage)) => {
+                window.on_no_space(request, &shortage, Command::is_send)
             }
             Response::Rejected(_) | Response::Unknown { .. } => {
                 window.on_undone(request);
@@ -357,6 +363,7 @@ impl Driver {
             Fate::NeverApplied(_) => {
                 caller.end(Err(Rejected::Malformed { reason: reason.to_owned() }.into()));
             }
+            Fate::Refused(ended) => answer_command(caller, ended),
             Fate::Unknown => caller.end(Err(Unknown::SessionExpired.into())),
         });
         Ok(())
@@ -375,6 +382,7 @@ impl Driver {
                 payload: Payload::Encoded(command),
                 caller,
             }),
+            Fate::Refused(ended) => answer_command(caller, ended),
             Fate::Unknown => caller.end(Err(Unknown::SessionExpired.into())),
         });
         for call in again.into_iter().rev() {
@@ -712,6 +720,7 @@ fn answer_command(caller: Caller, ended: Ended) {
         }
         Ended::Applied(reply, bodies) => Ok((reply, bodies)),
         Ended::Refused(_) => Err(Rejected::Invalid(Invalid::Undecodable).into()),
+        Ended::NoSpace(shortage) => Err(Rejected::NoSpace(shortage).into()),
         Ended::Forgotten => Err(Unknown::ReplyForgotten.into()),
         Ended::BodiesMissing => {
             let reason = "it lacks message bodies".to_owned();

@@ -3,7 +3,7 @@
 //! Two cases and no more, because a caller has two things to do: after [`Rejected`] nothing
 //! happened and nothing will, after [`Unknown`] the caller must look or repeat idempotently.
 
-use engine::api::TransferError;
+use engine::api::{Shortage, TransferError};
 use engine::queue::Invalid;
 use engine::raft::ChangeError;
 use std::fmt;
@@ -52,6 +52,9 @@ pub enum Rejected {
         /// What the node says.
         reason: String,
     },
+    /// Too many of the cluster's disks are nearly full for anything to be added.
+    #[error("{0}")]
+    NoSpace(Shortage),
     /// The deadline passed before a leader could be given the call, or, for a read, before one
     /// answered.
     #[error("no answer within {} ms: {trouble}", timeout.as_millis())]
@@ -87,6 +90,9 @@ impl Rejected {
         match self {
             Self::Invalid(_) => "correct the request",
             Self::TooLarge { .. } => "split it into several sends",
+            Self::NoSpace(_) => {
+                "receive or delete messages, or give the nodes disk space, then call again"
+            }
             Self::Malformed { .. } => "check that client and nodes are of compatible versions",
             Self::Deadline { .. } => {
                 "check with `posthaste nodes` that a majority of the nodes runs, then call again"

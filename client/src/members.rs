@@ -89,6 +89,8 @@ pub struct MemberStatus {
     pub is_complete: bool,
     /// Leadership goes to the highest.
     pub priority: u8,
+    /// Whether its disk is short of space.
+    pub is_short: bool,
 }
 
 impl MemberRole {
@@ -238,6 +240,7 @@ impl MemberStatus {
             is_fit: follower.map_or(status.is_fit, |f| f.is_fit),
             is_complete: follower.map_or(status.missing == 0, |f| f.is_complete),
             priority: follower.map_or(status.priority, |f| f.priority),
+            is_short: follower.map_or(status.room.is_short, |f| f.is_short),
         }
     }
 
@@ -291,6 +294,7 @@ mod tests {
             is_fit: true,
             priority: 0,
             is_complete: true,
+            is_short: false,
         }
     }
 
@@ -325,6 +329,7 @@ mod tests {
             priority: 3,
             uptime: Micros::from_secs(100),
             version: String::new(),
+            room: Default::default(),
         }
     }
 

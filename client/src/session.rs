@@ -16,7 +16,7 @@
 //! follows is not held up and nothing is done for nobody.
 
 use bytes::Bytes;
-use engine::api::CommandError;
+use engine::api::{CommandError, Shortage};
 use engine::block::{Block, BlockBuilder};
 use engine::ids::{Sequence, SessionId};
 use engine::queue::Reply;
@@ -53,7 +53,14 @@ struct Slot<T> {
     /// The command was replaced by the placeholder.
     placeholder: bool,
     /// Why a leader refused the command, if one did.
-    refusal: Option<Box<Reply>>,
+    refusal: Option<Box<Refusal>>,
+}
+
+/// Why a leader refused a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Refusal {
+    Invalid(Reply),
+    NoSpace(Shortage),
 }
 
 /// How a command of the window ended.
@@ -63,6 +70,8 @@ pub(crate) enum Ended {
     Applied(Reply, Vec<Bytes>),
     /// Refused; it has no effect.
     Refused(Reply),
+    /// Refused because disks are nearly full; it has no effect.
+    NoSpace(Shortage),
     /// Applied, but nobody knows the reply.
     Forgotten,
     /// Applied, but the answer lacks bodies.
@@ -89,6 +98,8 @@ pub(crate) enum Progress {
 pub(crate) enum Fate {
     /// It was never applied; its encoding, for another session.
     NeverApplied(Bytes),
+    /// It was refused, and never applied.
+    Refused(Ended),
     /// Nobody knows.
     Unknown,
 }
@@ -255,9 +266,36 @@ impl<T> Window<T> {
             return Progress::Contradiction;
         }
         slot.placeholder = true;
-        slot.refusal = Some(Box::new(refusal));
+        slot.refusal = Some(Box::new(Refusal::Invalid(refusal)));
         block.rebuild(&self.placeholder);
         self.rewind_to(self.blocks[at].first);
+        Progress::Rewound
+    }
+
+    /// The leader refused the block of `request` because space is short. All commands in the window that
+    /// are `refused` give way to placeholders, as in [`on_invalid`](Self::on_invalid), so that those
+    /// behind them, which may well make space, are not held up.
+    pub(crate) fn on_no_space(
+        &mut self,
+        request: u64,
+        shortage: &Shortage,
+        refused: impl Fn(&[u8]) -> bool,
+    ) -> Progress {
+        let Some(at) = self.position_of(request) else { return Progress::Stale };
+        let first = self.blocks[at].first;
+        for block in self.blocks.range_mut(at..) {
+            let commands = block.commands();
+            for (slot, command) in block.slots.iter_mut().zip(commands) {
+                if !slot.placeholder && refused(&command) {
+                    slot.placeholder = true;
+                    slot.refusal = Some(Box::new(Refusal::NoSpace(shortage.clone())));
+                }
+            }
+            if !block.is_answered() {
+                block.rebuild(&self.placeholder);
+            }
+        }
+        self.rewind_to(first);
         Progress::Rewound
     }
 
@@ -288,11 +326,13 @@ impl<T> Window<T> {
             let never_applied = at >= dead_from && block.transmissions <= 1;
             let commands = block.commands();
             for (slot, command) in block.slots.into_iter().zip(commands) {
-                if let Some(caller) = slot.caller {
-                    let fate =
-                        if never_applied { Fate::NeverApplied(command) } else { Fate::Unknown };
-                    ended(caller, fate);
-                }
+                let Some(caller) = slot.caller else { continue };
+                let fate = match slot.refusal {
+                    Some(refusal) if never_applied => Fate::Refused(refusal.into_ended()),
+                    None if never_applied => Fate::NeverApplied(command),
+                    Some(_) | None => Fate::Unknown,
+                };
+                ended(caller, fate);
             }
         }
     }
@@ -344,13 +384,22 @@ impl<T> InFlight<T> {
     }
 }
 
+impl Refusal {
+    fn into_ended(self) -> Ended {
+        match self {
+            Self::Invalid(reply) => Ended::Refused(reply),
+            Self::NoSpace(shortage) => Ended::NoSpace(shortage),
+        }
+    }
+}
+
 impl<T> Slot<T> {
     fn end(self, how: Ended, ended: &mut impl FnMut(T, Ended)) {
         let Some(caller) = self.caller else { return };
         // A placeholder deletes nothing; any other reply is the original's, from an earlier leader.
         let is_placeholders = matches!(how, Ended::Applied(Reply::Deleted(_), _));
         match self.refusal {
-            Some(refusal) if is_placeholders => ended(caller, Ended::Refused(*refusal)),
+            Some(refusal) if is_placeholders => ended(caller, refusal.into_ended()),
             Some(_) | None => ended(caller, how),
         }
     }

@@ -9,7 +9,7 @@ use engine::hlc::Hlc;
 use engine::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use engine::limits::Limits;
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
-use engine::storage::disk::{Disk, DiskError, DiskOp, FileName, JobId};
+use engine::storage::disk::{Disk, DiskError, DiskOp, FileName, JobId, free_bytes_answer};
 use engine::storage::{HardState, Identity, IoId, Persist, Store};
 use std::collections::BTreeMap;
 
@@ -58,6 +58,7 @@ impl Disk for MemoryDisk {
                 self.files.remove(file);
             }
             DiskOp::Sync { .. } | DiskOp::SyncDirectory => {}
+            DiskOp::Space => return Ok(free_bytes_answer(u64::MAX)),
         }
         Ok(Bytes::new())
     }

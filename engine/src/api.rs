@@ -247,6 +247,10 @@ pub enum Rejection {
         /// What is wrong.
         reason: alloc::string::String,
     },
+    /// Too many disks are nearly full: commands that would add to what is stored are refused. Others
+    /// are not.
+    #[error("{0}")]
+    NoSpace(Shortage),
     /// Leadership is being handed over; the next leader will serve this.
     #[error("leadership is being handed over to node {to}; ask it in a moment")]
     Transferring {
@@ -262,6 +266,43 @@ pub enum Rejection {
     /// The node is shutting down.
     #[error("this node is shutting down; ask another")]
     ShuttingDown,
+}
+
+/// A quorum cannot be had without voters that are short of disk space.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub struct Shortage {
+    /// Which are short.
+    pub short: Vec<NodeId>,
+    /// How many voters there are.
+    pub voters: u32,
+}
+
+impl core::fmt::Display for Shortage {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { short, voters } = self;
+        write!(f, "{} of {voters} voters are short of disk space (node", short.len())?;
+        for (at, node) in short.iter().enumerate() {
+            write!(f, "{} {node}", if at == 0 { "" } else { "," })?;
+        }
+        f.write_str(
+            "), so nothing can be added; take, acknowledge, delete or purge messages, or give those \
+             nodes space, and try again",
+        )
+    }
+}
+
+/// Disk space as a node knows it: its own, and whether the cluster is short.
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug, Encode, Decode)]
+pub struct Room {
+    /// Bytes that this node may still write; `None` if it does not know.
+    pub free_bytes: Option<u64>,
+    /// With less it is short; 0: it has no reserve.
+    pub reserve_bytes: u64,
+    /// Whether it is short: from less than the reserve on until there is twice as much.
+    pub is_short: bool,
+    /// Why the cluster refuses what would add to what is stored, if it does; as of the last entry that
+    /// this node applied.
+    pub shortage: Option<Shortage>,
 }
 
 /// What there can be too much of.

@@ -76,6 +76,14 @@ pub const SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Bytes of queries, and of answers whose bodies are read from the disk, that wait on a member. Further
 /// requests are refused as full, and no further entry is applied meanwhile.
 pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A node asks how much room its disk has this often, and as often it tries again what the disk refused
+/// for want of it.
+pub const SPACE_CHECK_INTERVAL: Micros = Micros::from_millis(200);
+/// A node with less room than this, and twice its newest snapshot on top, is short of space. What still
+/// goes on when a quorum is short must fit: the tail segment and one that is being rewritten or begun,
+/// as much log as comes between two snapshots, and as much again; and with the bytes on top, a snapshot
+/// that is written beside the two that are kept, and the log that a large one waits for.
+pub const RESERVE_BYTES_DEFAULT: u64 = 2 * SEGMENT_BYTES_MAX + 2 * SNAPSHOT_LOG_BYTES;
 /// Largest segment file, bytes; a record that does not fit opens the next segment.
 pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of segments beyond twice the live ones at which the live ones of the oldest segment are moved,
@@ -152,6 +160,10 @@ pub struct Limits {
     pub snapshot_chunk_bytes_max: usize,
     /// Bytes of queries, and of answers that wait for the disk.
     pub waiting_bytes_max: usize,
+    /// A node with less room, apart from its snapshots' share, is short of space; 0: never.
+    pub reserve_bytes: u64,
+    /// The room of a node ends, whatever its disk says, when its files have so many bytes.
+    pub data_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -172,6 +184,8 @@ impl Default for Limits {
             snapshot_log_bytes: SNAPSHOT_LOG_BYTES,
             snapshot_chunk_bytes_max: SNAPSHOT_CHUNK_BYTES_MAX,
             waiting_bytes_max: WAITING_BYTES_MAX,
+            reserve_bytes: RESERVE_BYTES_DEFAULT,
+            data_bytes_max: u64::MAX,
         }
     }
 }

@@ -59,6 +59,8 @@ pub enum EntryKind {
     Tick = 3,
     /// Another membership: all of it; see `raft::Membership`.
     Membership = 4,
+    /// Whether space is short, so that nothing may be added; see `engine::space`.
+    Space = 5,
 }
 
 impl EntryKind {
@@ -68,6 +70,7 @@ impl EntryKind {
             2 => Some(Self::Commands),
             3 => Some(Self::Tick),
             4 => Some(Self::Membership),
+            5 => Some(Self::Space),
             _ => None,
         }
     }

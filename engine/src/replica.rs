@@ -13,8 +13,11 @@
 //! ```
 //!
 //! Never has more than one write job under way: what is to become durable meanwhile shares the next
-//! one (group commit). A read whose file was purged meanwhile brings nothing, which is no failure.
+//! one (group commit). A read whose file was purged meanwhile brings nothing, which is no failure, nor
+//! is a write for which there is no space: it is performed again until there is.
 //! Next: `engine` and `storage` for the two halves.
+
+mod space;
 
 use crate::api::{Request, Response, Token};
 use crate::engine::{self, Config, Engine, Fetch, FetchId, SnapshotRead, Status};
@@ -30,6 +33,8 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
+
+use space::Room;
 
 pub use crate::engine::Event;
 
@@ -126,6 +131,8 @@ pub struct Replica<S: StateMachine> {
     /// Inputs for the engine that wait: its own, and answers of the store that need no disk.
     answers: VecDeque<engine::Input>,
     torn_bytes: u64,
+    room: Room,
+    data_bytes_max: u64,
     /// Reused from step to step.
     scratch: Vec<engine::Effect<S::Reply>>,
 }
@@ -144,6 +151,7 @@ impl<S: StateMachine> Replica<S> {
     ) -> Result<Self, OpenError> {
         let (store, recovered) =
             Store::open(disk, config.cluster, config.group, config.node, &config.limits)?;
+        let data_bytes_max = config.limits.data_bytes_max;
         Ok(Self {
             engine: Engine::new(config, machine, &recovered, now)?,
             store,
@@ -152,6 +160,8 @@ impl<S: StateMachine> Replica<S> {
             reads: BTreeMap::new(),
             answers: VecDeque::new(),
             torn_bytes: recovered.torn_bytes,
+            room: Room::default(),
+            data_bytes_max,
             scratch: Vec::new(),
         })
     }
@@ -173,7 +183,10 @@ impl<S: StateMachine> Replica<S> {
                 self.step_engine(now, engine::Input::Forget { token }, effects);
             }
             Input::Disk(done) => self.on_disk(now, done, effects),
-            Input::Turn => self.step_engine(now, engine::Input::Turn, effects),
+            Input::Turn => {
+                self.step_engine(now, engine::Input::Turn, effects);
+                self.watch_room(now, effects);
+            }
         }
     }
 
@@ -227,7 +240,8 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn begin_write(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
-        if self.write.is_some() || self.engine.failure().is_some() {
+        let is_busy = self.write.is_some() || self.room.is_refused();
+        if is_busy || self.engine.failure().is_some() {
             return;
         }
         let id = self.next_job();
@@ -281,8 +295,12 @@ impl<S: StateMachine> Replica<S> {
         if self.write == Some(done.id) {
             return match done.result {
                 Ok(_) => self.on_written(now, effects),
+                Err(error) if error.may_be_repeated() => self.on_refused(now, done.rest),
                 Err(error) => self.fail(error.to_string(), effects),
             };
+        }
+        if self.on_room(&done) {
+            return;
         }
         if let Some(read) = self.reads.remove(&done.id) {
             self.on_read(now, read, done.result, effects);
@@ -345,6 +363,7 @@ impl<S: StateMachine> Replica<S> {
 
     fn on_written(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
         self.write = None;
+        self.on_accepted();
         let written = self.store.write_done();
         if let Some(io) = written.io {
             self.step_engine(now, engine::Input::Persisted(io), effects);
@@ -368,7 +387,8 @@ impl<S: StateMachine> Replica<S> {
     /// When [`Input::Turn`] must come at the latest, on the monotonic clock.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
-        self.engine.next_deadline()
+        let engine = self.engine.next_deadline()?;
+        Some(self.room.next_deadline().map_or(engine, |room| room.min(engine)))
     }
 
     /// How it is.

@@ -85,6 +85,7 @@
 //! - *Bodies*: a reply may name parts of log entries instead of holding copies; `bodies` says which,
 //!   and `oldest_entry` how far back such a part may lie, so that the log keeps it. The engine reads
 //!   them and sends them along. Whoever defines one of the two must define the other.
+//! - *Space*: `grows` tells which commands must wait while disks are full.
 //! - *Watches*: `watch` and `take_woken` let a caller wait until something can be had.
 //!
 //! Next: `engine` for who calls this and when; `queue` for a large machine; `examples/` for two small
@@ -172,6 +173,14 @@ pub trait StateMachine {
     /// # Errors
     /// The reply that tells the caller what is wrong.
     fn validate(&self, command: &[u8]) -> Result<(), Self::Reply>;
+
+    /// Whether a command makes the state or the log that it needs grow for longer than the command is
+    /// being answered. Such commands are refused while disks are short of space; what takes things away
+    /// must not be among them. Looks at the command alone.
+    fn grows(&self, command: &[u8]) -> bool {
+        let _ = command;
+        false
+    }
 
     /// Applies a command. Total: a command that [`validate`](Self::validate) would refuse (another
     /// version of this code may have let it in) is answered with a reply that says so.

@@ -8,7 +8,9 @@
 
 use crate::ports::DiskPort;
 use bytes::{Bytes, BytesMut};
-use engine::storage::disk::{Disk, DiskError, DiskOp, FileName, Job, JobDone, Lane};
+use engine::storage::disk::{
+    Disk, DiskError, DiskOp, FileName, Job, JobDone, Lane, free_bytes_answer,
+};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -269,6 +271,11 @@ impl Directory {
                     Err(errno) => return Err(errno),
                 }
             }
+            DiskOp::Space => {
+                let system = rustix::fs::fstatvfs(self.handle.as_ref())?;
+                // What is reserved for root is not ours.
+                return Ok(free_bytes_answer(system.f_bavail.saturating_mul(system.f_frsize)));
+            }
         }
         Ok(Bytes::new())
     }
@@ -305,6 +312,7 @@ fn describe(op: &DiskOp) -> (&'static str, String) {
         DiskOp::SyncDirectory => ("sync", String::new()),
         DiskOp::Rename { from, .. } => ("rename", from.to_string()),
         DiskOp::Delete { file } => ("delete", file.to_string()),
+        DiskOp::Space => ("space", String::new()),
     }
 }
 
@@ -468,7 +476,8 @@ mod tests {
         drop(disk);
         for id in 0..100 {
             let report = reports.try_recv().unwrap();
-            assert_eq!(report, JobDone { id: JobId(id), result: Ok(Vec::new()) });
+            let (result, rest) = (Ok(Vec::new()), Vec::new());
+            assert_eq!(report, JobDone { id: JobId(id), result, rest });
         }
         assert!(reports.try_recv().is_err());
         let mut disk = FileDisk::open(home.path()).unwrap();

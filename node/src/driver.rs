@@ -306,6 +306,12 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
                     "an entry with messages in it is on no member any more"
                 );
             }
+            Event::Space { shortage: Some(shortage) } => {
+                tracing::warn!("sends are REFUSED: {shortage}");
+            }
+            Event::Space { shortage: None } => {
+                tracing::info!("there is space again: sends are taken");
+            }
             Event::Fatal { reason } => return Err(NodeError::Disk { reason }),
         }
         Ok(())

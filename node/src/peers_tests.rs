@@ -57,6 +57,7 @@ fn status(leader: Option<u64>) -> Status {
         transfer: None,
         sessions: 0,
         waiting_requests: 0,
+        room: Default::default(),
     }
 }
 

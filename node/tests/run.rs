@@ -58,7 +58,7 @@ impl DiskPort for FailingDisk {
             reason: "I/O error".to_owned(),
             is_full: false,
         };
-        let report = JobDone { id: job.id, result: Err(error) };
+        let report = job.failed_at(0, error);
         self.done.as_ref().unwrap().send(report).unwrap();
     }
 }

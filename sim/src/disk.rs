@@ -11,7 +11,7 @@
 //! Files are held once: an operation that is not durable yet keeps only what it takes to undo it.
 
 use bytes::Bytes;
-use engine::storage::disk::{Disk, DiskError, DiskOp, FileName};
+use engine::storage::disk::{Disk, DiskError, DiskOp, FileName, free_bytes_answer};
 use rand::{Rng, RngExt};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -154,6 +154,8 @@ pub struct SimDisk {
     sector_bytes: u64,
     failure: Option<Failure>,
     is_sync_lying: bool,
+    /// Bytes that all files may have together; `None`: there is no bound.
+    capacity_bytes: Option<u64>,
 }
 
 impl Default for SimDisk {
@@ -182,6 +184,7 @@ impl SimDisk {
             sector_bytes,
             failure: None,
             is_sync_lying: false,
+            capacity_bytes: None,
         }
     }
 
@@ -264,6 +267,30 @@ impl SimDisk {
     /// Whether syncs report success without doing anything from now on.
     pub fn set_sync_lying(&mut self, is_lying: bool) {
         self.is_sync_lying = is_lying;
+    }
+
+    /// Leaves room for so many bytes more than there are now; `None` for any number. A write that
+    /// needs more writes what fits and fails; deleting and cutting files gives room back.
+    pub fn set_room(&mut self, room_bytes: Option<u64>) {
+        self.capacity_bytes = room_bytes.map(|room_bytes| self.used_bytes() + room_bytes);
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.names.values().map(|inode| self.files[inode].len() as u64).sum()
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.capacity_bytes.map_or(u64::MAX, |bytes| bytes.saturating_sub(self.used_bytes()))
+    }
+
+    /// How many of the bytes of a write fit. Those that replace others always do.
+    fn fitting_bytes(&self, file: FileName, offset: u64, len: u64) -> u64 {
+        if self.capacity_bytes.is_none() {
+            return len;
+        }
+        let old_len = self.contents(file).map_or(0, |bytes| bytes.len() as u64);
+        let end_max = old_len.saturating_add(self.free_bytes());
+        end_max.saturating_sub(offset).min(len)
     }
 
     /// What a power failure may undo, in the order in which it was done.
@@ -598,28 +625,46 @@ impl SimDisk {
         }
         let is_full = failure.is_full;
         self.failure = None;
-        let (operation, file) = match op {
-            DiskOp::Read { file, .. } => ("read", Some(*file)),
-            DiskOp::Write { file, .. } => ("write", Some(*file)),
-            DiskOp::Truncate { file, .. } => ("truncate", Some(*file)),
-            DiskOp::Sync { file } => ("sync", Some(*file)),
-            DiskOp::SyncDirectory => ("sync", None),
-            DiskOp::Rename { from, .. } => ("rename", Some(*from)),
-            DiskOp::Delete { file } => ("delete", Some(*file)),
-        };
         if let DiskOp::Sync { file } = op {
-            let inode = self.inode(operation, *file)?;
+            let inode = self.inode("sync", *file)?;
             for entry in &mut self.pending {
                 entry.is_dropped |= entry.inode == inode && !entry.undo.is_of_directory();
             }
         }
-        Err(DiskError {
-            operation,
-            file: file.map_or_else(|| "the directory".to_owned(), |file| file.to_string()),
-            reason: if is_full { "no space left" } else { "injected fault" }.to_owned(),
-            is_full,
-        })
+        Err(refused(op, is_full))
     }
+}
+
+/// The failure of an operation, for want of space or because it was to fail.
+fn refused(op: &DiskOp, is_full: bool) -> DiskError {
+    let (operation, file) = match op {
+        DiskOp::Read { file, .. } => ("read", Some(*file)),
+        DiskOp::Write { file, .. } => ("write", Some(*file)),
+        DiskOp::Truncate { file, .. } => ("truncate", Some(*file)),
+        DiskOp::Sync { file } => ("sync", Some(*file)),
+        DiskOp::SyncDirectory => ("sync", None),
+        DiskOp::Rename { from, .. } => ("rename", Some(*from)),
+        DiskOp::Delete { file } => ("delete", Some(*file)),
+        DiskOp::Space => ("space", None),
+    };
+    DiskError {
+        operation,
+        file: file.map_or_else(|| "the directory".to_owned(), |file| file.to_string()),
+        reason: if is_full { "no space left" } else { "injected fault" }.to_owned(),
+        is_full,
+    }
+}
+
+/// The first `len` bytes of the parts of a write.
+fn beginning(parts: &[Bytes], len: u64) -> Vec<Bytes> {
+    let mut left = usize::try_from(len).expect("simulated files fit into memory");
+    let mut beginning = Vec::new();
+    for part in parts {
+        let taken = part.len().min(left);
+        beginning.push(part.slice(..taken));
+        left -= taken;
+    }
+    beginning
 }
 
 impl Disk for SimDisk {
@@ -637,12 +682,21 @@ impl Disk for SimDisk {
                 let end = start.saturating_add(*len).min(bytes.len());
                 return Ok(Bytes::copy_from_slice(&bytes[start..end]));
             }
-            DiskOp::Write { file, offset, parts } => self.write(*file, *offset, parts),
+            DiskOp::Write { file, offset, parts } => {
+                let len = parts.iter().map(|part| part.len() as u64).sum();
+                let fitting = self.fitting_bytes(*file, *offset, len);
+                if fitting < len {
+                    self.write(*file, *offset, &beginning(parts, fitting));
+                    return Err(refused(op, true));
+                }
+                self.write(*file, *offset, parts);
+            }
             DiskOp::Truncate { file, len } => self.truncate(*file, *len)?,
             DiskOp::Sync { file } => self.sync(*file)?,
             DiskOp::SyncDirectory => self.sync_directory(),
             DiskOp::Rename { from, to } => self.rename(*from, *to)?,
             DiskOp::Delete { file } => self.delete(*file),
+            DiskOp::Space => return Ok(free_bytes_answer(self.free_bytes())),
         }
         Ok(Bytes::new())
     }
@@ -783,6 +837,24 @@ mod tests {
         assert_eq!(disk.contents(FILE).unwrap(), b"baaa");
         perform(&mut disk, &[write(FILE, 0, b"cc")]);
         assert_eq!(disk.contents(FILE).unwrap(), b"ccaa");
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_fits_and_takes_the_rest_once_there_is_room() {
+        let mut disk = disk_with(b"aaaa");
+        disk.set_room(Some(3));
+        let error = disk.perform(&write(FILE, 2, b"bbbbbb")).unwrap_err();
+        assert!(error.may_be_repeated(), "{error}");
+        assert_eq!(disk.contents(FILE).unwrap(), b"aabbbbb", "two in place, three more");
+        perform(&mut disk, &[write(FILE, 0, b"ccccccc"), DiskOp::Sync { file: FILE }]);
+        disk.perform(&write(OTHER, 0, b"d")).unwrap_err();
+        assert_eq!(disk.contents(OTHER).unwrap(), b"", "created, and empty");
+        assert_eq!(disk.perform(&DiskOp::Space).unwrap(), free_bytes_answer(0));
+        perform(&mut disk, &[DiskOp::Delete { file: FILE }]);
+        assert_eq!(disk.perform(&DiskOp::Space).unwrap(), free_bytes_answer(7));
+        perform(&mut disk, &[write(OTHER, 0, b"ddddddd")]);
+        disk.set_room(None);
+        perform(&mut disk, &[write(OTHER, 0, b"eeeeeeeeeeeeeee")]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use engine::time::Micros;
 use std::collections::BTreeMap;
 
 const STANDING: Standing =
-    Standing { priority: 0, is_fit: true, is_complete: true, is_whole: true };
+    Standing { priority: 0, is_fit: true, is_complete: true, is_whole: true, is_short: false };
 
 /// One of them.
 pub struct Member {

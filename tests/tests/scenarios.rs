@@ -144,6 +144,61 @@ fn a_leader_whose_disk_stalls_hands_leadership_over() {
     }
 }
 
+/// Scenario 28: all disks are full at once, at once or after some more bytes, in the middle of whatever
+/// is being written. Nobody stops; reads are answered; and when there is space, service is back.
+#[test]
+fn full_disks_everywhere_hold_the_cluster_up_until_there_is_space() {
+    for seed in 0..6 {
+        for room_bytes in [0, 700, 20_000] {
+            let full = (1..=3).map(|node| (1_500, Fault::DiskFull { node, room_bytes }));
+            let free = (1..=3).map(|node| (4_000, Fault::DiskFree { node }));
+            let mut scenario = scenario(seed, 3, full.chain(free).collect());
+            scenario.engine.segment_bytes_max = 4_096;
+            scenario.engine.snapshot_log_bytes = 8_000;
+            scenario.engine.snapshot_chunk_bytes_max = 500;
+            scenario.workload.mix.send = 80;
+            let run = run(&scenario);
+            assert_eq!(run.outcome.counts.lives, 3, "seed {seed}: no process stopped");
+            let late = answered(&run, FAULTS_MS - 1_200, FAULTS_MS);
+            assert!(late > 30, "seed {seed}, {room_bytes}: {late} answers in the last second");
+        }
+    }
+}
+
+/// Scenario 28: the disk of one node is full, be it the leader's. The others serve.
+#[test]
+fn a_full_disk_on_one_node_stops_nobody() {
+    for seed in 0..4 {
+        for node in 1..=3 {
+            let full = vec![(1_500, Fault::DiskFull { node, room_bytes: 300 })];
+            let run = run(&scenario(seed, 3, full));
+            assert_eq!(run.outcome.counts.lives, 3, "seed {seed}: no process stopped");
+            for from_ms in [2_500, 3_500, 4_500] {
+                let count = answered(&run, from_ms, from_ms + 1_000);
+                assert!(count > 10, "seed {seed}, node {node}: {count} from {from_ms} ms on");
+            }
+        }
+    }
+}
+
+/// Scenario 29: the syncs of one node do nothing, and it loses power, twice. The others have what was
+/// acknowledged, and the node is found out instead of being counted with what it has not.
+#[test]
+fn a_lying_disk_on_a_minority_that_loses_power_costs_nothing_acknowledged() {
+    for seed in 0..6 {
+        for node in 1..=3 {
+            let loss = |at_ms| {
+                let lies = Fault::DiskLies { node, lies: true };
+                let (crash, restart) = (Fault::Crash { node }, Fault::Restart { node });
+                [(at_ms - 1_000, lies), (at_ms, crash), (at_ms + 900, restart)]
+            };
+            let run = run(&scenario(seed, 3, [loss(1_500), loss(3_500)].concat()));
+            let late = answered(&run, FAULTS_MS - 1_200, FAULTS_MS);
+            assert!(late > 3, "seed {seed}, node {node}: {late} answers in the last second");
+        }
+    }
+}
+
 /// Scenario 16: a node that hears nobody, or that nobody hears, be it the leader or not.
 #[test]
 fn a_deaf_node_and_a_mute_one_do_not_disturb_the_others() {

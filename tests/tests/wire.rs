@@ -4,7 +4,8 @@
 
 use bytes::{Bytes, BytesMut};
 use engine::api::{
-    BackupAnswer, BackupRequest, Bounded, CommandError, Rejection, Response, TransferError,
+    BackupAnswer, BackupRequest, Bounded, CommandError, Rejection, Response, Room, Shortage,
+    TransferError,
 };
 use engine::block::{Block, BlockBuilder, BlockKind};
 use engine::hlc::Hlc;
@@ -140,6 +141,7 @@ fn rejection() -> impl Strategy<Value = Rejection> {
         }),
         ".{0,40}".prop_map(|reason| Rejection::Malformed { reason }),
         Just(Rejection::ShuttingDown),
+        shortage().prop_map(Rejection::NoSpace),
         node().prop_map(|to| Rejection::Transferring { to }),
         node().prop_map(|to| Rejection::Transfer(TransferError::TimedOut { to })),
         (node(), any::<u64>(), any::<u64>()).prop_map(|(node, matched, last)| {
@@ -305,6 +307,20 @@ fn flow() -> impl Strategy<Value = FlowStatus> {
     ]
 }
 
+fn shortage() -> impl Strategy<Value = Shortage> {
+    (vec(node(), 0..5), any::<u32>()).prop_map(|(short, voters)| Shortage { short, voters })
+}
+
+fn room() -> impl Strategy<Value = Room> {
+    let all = (option::of(any::<u64>()), any::<(u64, bool)>(), option::of(shortage()));
+    all.prop_map(|(free_bytes, (reserve_bytes, is_short), shortage)| Room {
+        free_bytes,
+        reserve_bytes,
+        is_short,
+        shortage,
+    })
+}
+
 fn status() -> impl Strategy<Value = NodeStatus> {
     let names = (node(), cluster(), ".{0,20}", ".{0,20}", option::of(node()));
     let follower = (node(), index(), index(), flow(), any::<u64>(), standing()).prop_map(
@@ -317,14 +333,22 @@ fn status() -> impl Strategy<Value = NodeStatus> {
             is_fit: standing.is_fit,
             priority: standing.priority,
             is_complete: standing.is_complete,
+            is_short: standing.is_short,
         },
     );
-    let more =
-        (membership(), index(), any::<[bool; 2]>(), index(), option::of(node()), any::<u8>());
+    let more = (
+        membership(),
+        index(),
+        any::<[bool; 2]>(),
+        index(),
+        option::of(node()),
+        any::<u8>(),
+        room(),
+    );
     let all = (names, any::<[u64; 15]>(), vec(follower, 0..7), more);
     all.prop_map(|(names, numbers, followers, more)| {
         let (node, cluster, role, version, leader) = names;
-        let (membership, membership_index, is, snapshot_index, transfer, priority) = more;
+        let (membership, membership_index, is, snapshot_index, transfer, priority, room) = more;
         let [is_removed, is_fit] = is;
         let [term, first, last, durable, commit, applied, rest @ ..] = numbers;
         let [log_time, messages, queues, sessions, segments, log_bytes, rest @ ..] = rest;
@@ -358,6 +382,7 @@ fn status() -> impl Strategy<Value = NodeStatus> {
             priority,
             uptime: Micros(uptime),
             version,
+            room,
         }
     })
 }
@@ -380,11 +405,12 @@ prop_compose! {
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
-    any::<(u8, [bool; 3])>().prop_map(|(priority, [is_fit, is_complete, is_whole])| Standing {
+    any::<(u8, [bool; 4])>().prop_map(|(priority, is)| Standing {
         priority,
-        is_fit,
-        is_complete,
-        is_whole,
+        is_fit: is[0],
+        is_complete: is[1],
+        is_whole: is[2],
+        is_short: is[3],
     })
 }
 

@@ -354,6 +354,8 @@ fn state(status: &NodeStatus) -> &'static str {
         "not a member yet"
     } else if !status.is_fit {
         "unfit to lead"
+    } else if status.room.is_short {
+        "short of space"
     } else if membership.is_voter(node) {
         "voter"
     } else {
@@ -377,6 +379,7 @@ fn follower_json(status: &NodeStatus, follower: &FollowerStatus) -> Value {
         "silent_ms": status.uptime.since(follower.responded_at).as_millis(),
         "fit": follower.is_fit,
         "complete": follower.is_complete,
+        "short_of_space": follower.is_short,
         "priority": follower.priority,
     })
 }
@@ -417,6 +420,10 @@ fn status_json(status: &NodeStatus) -> Value {
         "learners": learners,
         "transfer_to": status.transfer.map(|to| to.0),
         "uptime_seconds": status.uptime.as_millis() / 1_000,
+        "free_bytes": status.room.free_bytes,
+        "reserve_bytes": status.room.reserve_bytes,
+        "short_of_space": status.room.is_short,
+        "sends_refused": status.room.shortage.as_ref().map(ToString::to_string),
         "version": status.version,
     })
 }

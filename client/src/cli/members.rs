@@ -361,6 +361,7 @@ fn member_json(members: &Members, member: &MemberStatus) -> Value {
         "lag": lag(members, member),
         "fit": member.is_fit,
         "complete": member.is_complete,
+        "short_of_space": member.is_short,
         "priority": member.priority,
     })
 }

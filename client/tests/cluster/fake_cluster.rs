@@ -271,6 +271,7 @@ impl World {
             priority: 0,
             uptime: Micros::from_secs(1),
             version: String::new(),
+            room: Default::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use engine::limits::{self, Limits};
 use engine::raft::{Membership, RoleName};
 use engine::replica::{Effect, Event, Input, Replica};
 use engine::state_machine::StateMachine;
-use engine::storage::disk::{Disk, DiskError, DiskOp, FileName};
+use engine::storage::disk::{Disk, DiskError, DiskOp, FileName, free_bytes_answer};
 use engine::storage::{Identity, Store};
 use engine::time::{Micros, Now};
 use std::collections::BTreeMap;
@@ -283,6 +283,7 @@ impl Disk for Memory {
             }
             DiskOp::Delete { file } => drop(self.0.remove(file)),
             DiskOp::Sync { .. } | DiskOp::SyncDirectory => {}
+            DiskOp::Space => return Ok(free_bytes_answer(u64::MAX)),
         }
         Ok(Bytes::new())
     }

@@ -4,7 +4,7 @@
 //! the state names are counted off. Next: `state_machine` for `live_entries`.
 
 use super::format::{FormatError, Header, ReadError, Reader, Section};
-use crate::engine::split_state;
+use crate::engine::{Parts, split_state};
 use crate::ids::LogIndex;
 use crate::limits::{self, Limits};
 use crate::queue::{Query, QueueInfo, Queues, Reply};
@@ -38,7 +38,7 @@ impl State {
             return Err(RestoreError::Damaged { what, at: bytes.len() });
         }
         let limits = Limits { sessions_max: limits::SESSIONS_MAX, ..Limits::default() };
-        let (sessions, machine) = split_state(bytes)?;
+        let Parts { sessions, machine, .. } = split_state(bytes)?;
         let mut queues = Queues::new(&limits);
         queues.restore(machine)?;
         let sessions = Sessions::restore(&limits, sessions, Queues::read_reply)?;

@@ -69,6 +69,7 @@ impl<S: StateMachine> Engine<S> {
         match record.kind() {
             EntryKind::Noop | EntryKind::Tick | EntryKind::Membership => {}
             EntryKind::Commands => self.apply_blocks(entry, record.payload(), effects),
+            EntryKind::Space => self.apply_space(entry.index, record.payload(), effects),
         }
         if self.failure.is_some() {
             return;

@@ -1,5 +1,6 @@
 //! How an engine is set up, and how it is.
 
+use crate::api::Room;
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, Term};
 use crate::limits::Limits;
 use crate::raft::{FollowerStatus, Membership, RoleName};
@@ -77,4 +78,6 @@ pub struct Status {
     pub sessions: usize,
     /// Requests waiting for an answer.
     pub waiting_requests: usize,
+    /// Disk space, here and in the cluster.
+    pub room: Room,
 }

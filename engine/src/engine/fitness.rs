@@ -50,6 +50,7 @@ impl Fitness {
             is_apply_stalled: now.monotonic.since(self.applied.1) >= stall,
             is_clock_bad: self.bad_windows >= 2,
             is_incomplete,
+            ..Handicap::default()
         }
     }
 

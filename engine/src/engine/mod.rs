@@ -6,8 +6,8 @@
 //!
 //! `propose` collects commands into batches, `apply` runs what is committed, `read` serves queries
 //! and watches, `bodies` fetches what answers refer to, `snapshots` cuts the log short,
-//! `backups` serves whoever pulls one, `change` changes
-//! the membership and the leader, and `fitness` tells whether this member should lead.
+//! `backups` serves whoever pulls one, `change` changes the membership and the leader, `fitness` tells
+//! whether this member should lead, and `space` what happens as disks fill up.
 
 mod apply;
 mod backups;
@@ -19,16 +19,18 @@ mod propose;
 mod read;
 mod repair;
 mod snapshots;
+mod space;
 
 pub use crate::raft::RoleName;
 pub use config::{Config, Status};
-pub(crate) use snapshots::split as split_state;
+pub(crate) use snapshots::{Parts, split as split_state};
+pub use space::Space;
 
-use crate::api::{Bounded, Rejection, Request, Response, Token};
+use crate::api::{Bounded, Rejection, Request, Response, Shortage, Token};
 use crate::hlc::{Clock, Hlc};
 use crate::ids::{GroupId, LogIndex, NodeId, Term};
 use crate::limits::Limits;
-use crate::raft::{Membership, Message, Output, Raft, Settings, Snapshot};
+use crate::raft::{Handicap, Membership, Message, Output, Raft, Settings, Snapshot};
 use crate::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use crate::session::Sessions;
 use crate::state_machine::{RestoreError, StateMachine};
@@ -47,6 +49,7 @@ use propose::Proposals;
 use read::ReadQueue;
 use repair::Repair;
 use snapshots::Snapshots;
+use space::SpaceWatch;
 
 /// Bytes of entries that are applied in one turn. A member that has a long log to apply, as after a
 /// restart, must not be deaf to heartbeats meanwhile; this many take a millisecond or two.
@@ -237,6 +240,12 @@ pub enum Event {
         /// The entry.
         index: LogIndex,
     },
+    /// From this entry on commands that make the store grow are refused, because too many disks are
+    /// nearly full, or are taken again.
+    Space {
+        /// Why they are refused; `None`: they are taken.
+        shortage: Option<Shortage>,
+    },
     /// The disk failed, or an entry cannot be applied. Nothing more is done or answered; the process
     /// must end. A failed fsync is never retried.
     Fatal {
@@ -261,6 +270,7 @@ pub struct Engine<S: StateMachine> {
     backups: Backups,
     changes: Changes,
     fitness: Fitness,
+    space: SpaceWatch,
     /// How long disk or applying may stand still before this member is not fit to lead; also how long
     /// those who asked for another leader wait for news of one.
     transfer_patience: Micros,
@@ -322,6 +332,7 @@ impl<S: StateMachine> Engine<S> {
             snapshots: Snapshots::recovered(recovered.snapshot.as_ref()),
             backups: Backups::default(),
             fitness: Fitness::default(),
+            space: SpaceWatch::default(),
             transfer_patience: config.election_timeout + config.election_timeout,
             apply_budget_bytes: APPLY_BYTES_PER_TURN,
             proposals: Proposals::default(),
@@ -395,9 +406,11 @@ impl<S: StateMachine> Engine<S> {
         self.reads.expire_watches(now.monotonic, effects);
         self.backups.expire(now.monotonic);
         self.watch_fitness(now);
+        self.watch_space(now);
         if self.raft.is_leader() {
             self.append_first_entry(now);
             self.append_wanted_membership(now);
+            self.append_space(now);
             self.seal_batch(now);
             self.append_tick(now);
         }
@@ -415,7 +428,8 @@ impl<S: StateMachine> Engine<S> {
         let indices = (self.applied_index, self.raft.commit_index());
         let handicap =
             self.fitness.watch(now, indices, self.transfer_patience, self.repair.missing() > 0);
-        self.raft.set_handicap(handicap);
+        let is_disk_full = self.is_disk_refusing();
+        self.raft.set_handicap(Handicap { is_disk_full, ..handicap });
     }
 
     fn on_request(
@@ -646,6 +660,7 @@ impl<S: StateMachine> Engine<S> {
             transfer: self.raft.transferring_to(),
             sessions: self.sessions.len(),
             waiting_requests: self.waiting_requests(),
+            room: self.room(),
         }
     }
 

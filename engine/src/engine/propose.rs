@@ -81,7 +81,7 @@ impl<S: StateMachine> Engine<S> {
             let what = Bounded::UncommittedBytes;
             return Err(Response::Rejected(Rejection::Full { what, used, max }));
         }
-        self.check_block(bytes)?;
+        self.check_block(now, bytes)?;
         let would_be = self.proposals.batch.payload_len() + LENGTH_BYTES + bytes.len();
         if would_be > limits::RECORD_PAYLOAD_BYTES_MAX {
             self.seal(now);
@@ -99,7 +99,7 @@ impl<S: StateMachine> Engine<S> {
     }
 
     /// What is refused here never enters the log.
-    fn check_block(&self, bytes: &[u8]) -> Result<(), Response<S::Reply>> {
+    fn check_block(&self, now: Now, bytes: &[u8]) -> Result<(), Response<S::Reply>> {
         let block = Block::parse(bytes).map_err(|error| {
             Response::Rejected(Rejection::Malformed { reason: error.to_string() })
         })?;
@@ -112,7 +112,7 @@ impl<S: StateMachine> Engine<S> {
                 return Err(Response::Invalid { command, reply });
             }
         }
-        Ok(())
+        self.check_space(now, &block).map_err(Response::Rejected)
     }
 
     /// Seals the batch at the end of a turn, unless the disk is busy: then it grows, and the next

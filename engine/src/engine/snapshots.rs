@@ -1,25 +1,27 @@
 //! When a snapshot is made, what is in it, and what happens when one comes (§7).
 //!
-//! Owns the bytes of a snapshot: the state machine, then the sessions. They are written in slices, one
-//! with each turn, while entries go on being applied; all of it is the state after the entry at which it
-//! began. Never writes a file.
+//! Owns the bytes of a snapshot: whether space is short, the state machine, the sessions. They are
+//! written in slices, one with each turn, while entries go on being applied; all of it is the state
+//! after the entry at which it began. Never writes a file.
 //!
 //! ```text
-//!  +----------------+-------------+--------------+
-//!  | state machine  |  sessions   | sessions len |
-//!  |                |   n bytes   |    n u64     |
-//!  +----------------+-------------+--------------+
+//!  +----------+----------------+-------------+--------------+
+//!  | shortage | state machine  |  sessions   | sessions len |
+//!  |  bincode |                |   n bytes   |    n u64     |
+//!  +----------+----------------+-------------+--------------+
 //! ```
 //!
 //! Little-endian. Next: `raft::snapshot` for what describes it, `storage` for the file.
 
 use super::{Effect, Engine, Event};
+use crate::api::Shortage;
 use crate::hlc::Hlc;
 use crate::ids::LogIndex;
 use crate::limits::Limits;
 use crate::raft::{Snapshot, SnapshotMeta};
 use crate::session::Sessions;
-use crate::state_machine::{RestoreError, StateMachine};
+use crate::state_machine::{RestoreError, StateMachine, read_value};
+use crate::wire;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
@@ -55,8 +57,8 @@ struct Writing {
     stamp: Hlc,
     oldest: Option<LogIndex>,
     bytes: Vec<u8>,
-    /// Bytes of the state machine, once it is whole.
-    machine_len: Option<usize>,
+    /// Where the sessions begin, once the state machine is whole.
+    sessions_start: Option<usize>,
     /// Of `bytes`: to take it of all at once would take longer than a slice may.
     checksum: Box<Xxh3>,
 }
@@ -84,6 +86,11 @@ impl Snapshots {
         self.applied_bytes += bytes as u64;
     }
 
+    /// Bytes of the newest one.
+    pub(super) fn newest_bytes(&self) -> u64 {
+        self.newest_bytes
+    }
+
     pub(super) fn want(&mut self, at_least: LogIndex) {
         self.wanted = Some(self.wanted.map_or(at_least, |wanted| wanted.max(at_least)));
     }
@@ -96,14 +103,25 @@ impl Snapshots {
     }
 }
 
-/// A snapshot's bytes: those of the sessions, and those of the state machine.
-pub(crate) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), RestoreError> {
+/// What is in a snapshot.
+pub(crate) struct Parts<'a> {
+    /// Whether space is short.
+    pub(crate) shortage: Option<Shortage>,
+    /// The state machine's own.
+    pub(crate) machine: &'a [u8],
+    /// The sessions' own.
+    pub(crate) sessions: &'a [u8],
+}
+
+/// Takes the bytes of a snapshot apart.
+pub(crate) fn split(mut bytes: &[u8]) -> Result<Parts<'_>, RestoreError> {
+    let shortage = read_value(&mut bytes, "whether space is short")?;
     let damaged = RestoreError::Damaged { what: "the length of its sessions", at: bytes.len() };
     let (rest, len) = bytes.split_last_chunk::<LENGTH_BYTES>().ok_or(damaged)?;
     let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
     let machine_len = rest.len().checked_sub(len).ok_or(damaged)?;
     let (machine, sessions) = rest.split_at(machine_len);
-    Ok((sessions, machine))
+    Ok(Parts { shortage, machine, sessions })
 }
 
 impl<S: StateMachine> Engine<S> {
@@ -144,13 +162,16 @@ impl<S: StateMachine> Engine<S> {
         self.sessions.begin_snapshot(S::write_reply);
         self.snapshots.applied_bytes = 0;
         self.snapshots.wanted = None;
+        let bytes = wire::encode(self.shortage());
+        let mut checksum = Box::new(Xxh3::new());
+        checksum.update(&bytes);
         self.snapshots.writing = Some(Writing {
             last: self.applied_index,
             stamp: self.applied_stamp,
             oldest: self.oldest_entry(),
-            bytes: Vec::new(),
-            machine_len: None,
-            checksum: Box::new(Xxh3::new()),
+            bytes,
+            sessions_start: None,
+            checksum,
         });
     }
 
@@ -158,13 +179,13 @@ impl<S: StateMachine> Engine<S> {
     fn write_snapshot(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
         let Some(writing) = &mut self.snapshots.writing else { return };
         let start = writing.bytes.len();
-        if writing.machine_len.is_none()
+        if writing.sessions_start.is_none()
             && self.machine.snapshot_piece(SLICE_BYTES, &mut writing.bytes)
         {
-            writing.machine_len = Some(writing.bytes.len());
+            writing.sessions_start = Some(writing.bytes.len());
         }
         let left = SLICE_BYTES.saturating_sub(writing.bytes.len() - start);
-        let sessions_start = writing.machine_len.filter(|_| left > 0);
+        let sessions_start = writing.sessions_start.filter(|_| left > 0);
         let is_whole = sessions_start.is_some_and(|start| {
             let is_whole = self.sessions.snapshot_piece(left, &mut writing.bytes);
             let len = (writing.bytes.len() - start) as u64;
@@ -229,10 +250,11 @@ impl<S: StateMachine> Engine<S> {
 
     /// Takes the state out of a snapshot's bytes.
     pub(super) fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let (sessions, machine) = split(bytes)?;
+        let Parts { sessions, shortage, machine } = split(bytes)?;
         // First, since it tells a newer version from damage, and the replies have the same version.
         self.machine.restore(machine)?;
         self.sessions = Sessions::restore(&self.limits, sessions, S::read_reply)?;
+        self.restore_shortage(shortage);
         Ok(())
     }
 

@@ -40,6 +40,12 @@ const TAG_PURGE: u8 = 7;
 const MESSAGE_LENGTH_BYTES: usize = 4;
 
 impl Command {
+    /// Whether encoded bytes are those of a send, which alone adds to what the queues hold.
+    #[must_use]
+    pub fn is_send(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&TAG_SEND)
+    }
+
     /// Appends the encoding of this command: what goes into a block.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         let tag = match self {

@@ -7,7 +7,7 @@
 //! for all of it in bytes.
 
 use super::codec::{CommandView, Items, Messages as SentMessages, SentView};
-use super::command::{Held, Query, ReceiveMode};
+use super::command::{Command, Held, Query, ReceiveMode};
 use super::dedup::{Dedup, HashedId};
 use super::leases::{Hold, Leases};
 use super::line::{Line, watch_key};
@@ -395,6 +395,10 @@ impl StateMachine for Queues {
 
     fn validate(&self, command: &[u8]) -> Result<(), Reply> {
         Self::parse(command, self.body_bytes_max).map(drop).map_err(Reply::Invalid)
+    }
+
+    fn grows(&self, command: &[u8]) -> bool {
+        Command::is_send(command)
     }
 
     fn apply(&mut self, context: CommandContext, command: &[u8]) -> Reply {

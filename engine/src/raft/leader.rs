@@ -6,7 +6,7 @@
 //! Next: `replicate` for how entries go out, `reads`, `change` and `transfer` for the rest of a
 //! leader's work; `engine` applies what becomes committed.
 
-use super::message::{AppendOutcome, LogPosition, Standing};
+use super::message::{AppendOutcome, Body, LogPosition, Standing};
 use super::progress::Progress;
 use super::role::{Leader, Reads, Role};
 use super::{Output, Raft};
@@ -169,6 +169,10 @@ impl Raft {
     ) {
         let agreement = self.log.last_not_after(hint.index, hint.term).index;
         let Some(progress) = self.progress_mut(from) else { return };
+        let matched = progress.match_index;
+        if progress.contradicts_itself(previous_index) {
+            return self.send_now(from, Body::OlderCopy { matched }, out);
+        }
         if progress.on_rejected(previous_index, agreement) {
             self.send_heartbeat(from, now, out);
         }

@@ -142,6 +142,8 @@ pub struct Standing {
     /// Whether its log reaches as far as it has ever vouched for. One that knows of damage says no until
     /// the log is filled again, so that nobody takes it for an older copy.
     pub is_whole: bool,
+    /// Whether its disk is short of space.
+    pub is_short: bool,
 }
 
 /// Term and index of an entry; both 0 before the first.

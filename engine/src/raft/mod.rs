@@ -24,6 +24,7 @@ mod reads;
 mod replicate;
 mod role;
 mod snapshot;
+mod space;
 mod status;
 mod transfer;
 
@@ -190,6 +191,8 @@ pub struct Raft {
     handicap: Handicap,
     /// Whether it may lead, as of the last turn.
     is_fit: bool,
+    /// Whether its disk is short of space.
+    is_short: bool,
     /// The number of the latest request for a read index; begins at random, so that no earlier life of
     /// this member has used it.
     read_id: u64,
@@ -206,6 +209,8 @@ pub struct Handicap {
     pub is_clock_bad: bool,
     /// Records are missing here that the state refers to, and that another member may have.
     pub is_incomplete: bool,
+    /// The disk refuses to write for want of space.
+    pub is_disk_full: bool,
 }
 
 /// Everything that has an influence on what a member does next, but the random numbers to come.
@@ -215,8 +220,8 @@ impl Hash for Raft {
         (settings.node, term, voted_for, hard_state_io, log, commit_index).hash(state);
         let Self { snapshot, incoming, damaged_to, vouched, removed_at, .. } = self;
         (snapshot, incoming, damaged_to, vouched, removed_at).hash(state);
-        let Self { handicap, is_fit, .. } = self;
-        (handicap, is_fit).hash(state);
+        let Self { handicap, is_fit, is_short, .. } = self;
+        (handicap, is_fit, is_short).hash(state);
         let Self { validated_index, read_id, role, withheld, .. } = self;
         (validated_index, read_id, role, withheld).hash(state);
     }
@@ -246,6 +251,7 @@ impl Raft {
             removed_at: None,
             handicap: Handicap::default(),
             is_fit: true,
+            is_short: false,
             role: Role::Follower(Follower {
                 leader: None,
                 leader_heard_at: None,
@@ -527,6 +533,7 @@ impl Raft {
             is_fit: self.is_fit,
             is_complete: !self.handicap.is_incomplete,
             is_whole: self.is_whole(),
+            is_short: self.is_short,
         }
     }
 

@@ -30,6 +30,8 @@ pub struct FollowerStatus {
     pub priority: u8,
     /// Whether it has every record that its state refers to, as it says.
     pub is_complete: bool,
+    /// Whether its disk is short of space, as it says.
+    pub is_short: bool,
 }
 
 /// How entries go to a follower.
@@ -66,6 +68,8 @@ pub(super) struct Progress {
     pub(super) trusted_from_round: u64,
     /// Whether entries for it are being read from the disk.
     pub(super) is_fetching: bool,
+    /// Refusals in a row of what it had matched.
+    contradictions: u8,
     /// What it says of itself.
     pub(super) standing: Standing,
     catch_up: CatchUp,
@@ -178,7 +182,14 @@ impl Progress {
             confirmed_round: 0,
             trusted_from_round: 0,
             is_fetching: false,
-            standing: Standing { priority: 0, is_fit: false, is_complete: false, is_whole: true },
+            contradictions: 0,
+            standing: Standing {
+                priority: 0,
+                is_fit: false,
+                is_complete: false,
+                is_whole: true,
+                is_short: false,
+            },
             catch_up: CatchUp::default(),
             departs_by: None,
         }
@@ -201,6 +212,7 @@ impl Progress {
             is_fit: self.standing.is_fit,
             priority: self.standing.priority,
             is_complete: self.standing.is_complete,
+            is_short: self.standing.is_short,
         }
     }
 
@@ -243,6 +255,7 @@ impl Progress {
     /// The follower has everything up to `match_index`; our log begins after `base`.
     pub(super) fn on_matched(&mut self, match_index: LogIndex, base: LogIndex) {
         self.match_index = self.match_index.max(match_index);
+        self.contradictions = 0;
         match &mut self.flow {
             Flow::Probe => {
                 self.next_index = self.match_index.next();
@@ -260,6 +273,17 @@ impl Progress {
             // It has more than was known, but not yet what the log begins with.
             Flow::Snapshot(_) => self.next_index = self.next_index.max(self.match_index.next()),
         }
+    }
+
+    /// The follower refuses an entry that it had matched in this term, though it knows of no damage, and
+    /// not for the first time: once may be an answer that was long under way. It is told, looks whether
+    /// its log really has lost what it vouched for, and stops if so; if not, no harm is done.
+    pub(super) fn contradicts_itself(&mut self, previous_index: LogIndex) -> bool {
+        if previous_index > self.match_index || previous_index == LogIndex::ZERO {
+            return false;
+        }
+        self.contradictions = self.contradictions.saturating_add(1);
+        self.standing.is_whole && self.contradictions > 1
     }
 
     /// The follower lacks the entry at `previous_index`; it can agree with us at most up to

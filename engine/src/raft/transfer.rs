@@ -1,10 +1,11 @@
 //! Handing leadership over (thesis §3.10): because it was asked for, because this leader is not fit, is
-//! to be removed, or has a fit follower of higher priority.
+//! to be removed, has a fit follower of higher priority, or is short of disk space where one is not.
 //!
 //! The target first gets all entries and is then told to campaign at once. It may lead a moment before
 //! this member knows. Next: `election` for what it does.
 
 use super::message::Body;
+use super::progress::Progress;
 use super::role::{Role, Transfer};
 use super::{Output, Raft};
 use crate::api::TransferError;
@@ -55,8 +56,8 @@ impl Raft {
         role.transfer.map(|transfer| transfer.to)
     }
 
-    /// The best voter to hand over to: fit, within reach, of the highest priority, with the most of the
-    /// log.
+    /// The best voter to hand over to: fit, within reach, with disk space, of the highest priority, with
+    /// the most of the log.
     fn successor(&self, now: Micros) -> Option<NodeId> {
         let Role::Leader(role) = &self.role else { return None };
         let timeout = self.settings.election_timeout;
@@ -64,8 +65,10 @@ impl Raft {
             let is_near = progress.has_responded && now.since(progress.responded_at) <= timeout;
             is_near && progress.standing.is_fit && self.membership().incoming().contains(node)
         });
-        able.max_by_key(|(_, progress)| (progress.standing.priority, progress.match_index))
-            .map(|(node, _)| *node)
+        let rank = |progress: &Progress| {
+            (!progress.standing.is_short, progress.standing.priority, progress.match_index)
+        };
+        able.max_by_key(|(_, progress)| rank(progress)).map(|(node, _)| *node)
     }
 
     /// Tells the target to campaign once it has everything; gives up after an election timeout.
@@ -91,7 +94,8 @@ impl Raft {
         out.push(Output::TransferEnded(error));
     }
 
-    /// Of the leader's own accord: it is not fit to lead, or somebody of higher priority is.
+    /// Of the leader's own accord: it is not fit to lead, or somebody of higher priority, or with more
+    /// disk space, is.
     pub(super) fn hand_over_if_better(&mut self, now: Micros, out: &mut Vec<Output>) {
         let pause = Micros(self.settings.election_timeout.0 * PAUSE_TIMEOUTS);
         let Role::Leader(role) = &self.role else { return };
@@ -100,7 +104,13 @@ impl Raft {
         }
         let Some(to) = self.successor(now) else { return };
         let Some(progress) = role.progress(to) else { return };
-        let is_preferred = progress.standing.priority > self.settings.priority
+        let is_higher = progress.standing.priority > self.settings.priority;
+        let is_preferred = match (self.is_short, progress.standing.is_short) {
+            (true, false) => true,
+            (false, true) => false,
+            (true, true) | (false, false) => is_higher,
+        };
+        let is_preferred = is_preferred
             && progress.is_caught_up(self.settings.election_timeout, now)
             && self.has_committed_in_term();
         if self.is_fit && !is_preferred {

@@ -105,6 +105,36 @@ pub enum DiskOp {
         /// Which.
         file: FileName,
     },
+    /// Ask how many bytes may still be written: see [`free_bytes_in`].
+    Space,
+}
+
+impl DiskOp {
+    /// Whether it answers with bytes.
+    #[must_use]
+    pub fn brings_bytes(&self) -> bool {
+        match self {
+            Self::Read { .. } | Self::Space => true,
+            Self::Write { .. }
+            | Self::Truncate { .. }
+            | Self::Sync { .. }
+            | Self::SyncDirectory
+            | Self::Rename { .. }
+            | Self::Delete { .. } => false,
+        }
+    }
+}
+
+/// The answer to [`DiskOp::Space`].
+#[must_use]
+pub fn free_bytes_answer(free_bytes: u64) -> Bytes {
+    Bytes::copy_from_slice(&free_bytes.to_le_bytes())
+}
+
+/// The number of bytes in an answer to [`DiskOp::Space`], if it is one.
+#[must_use]
+pub fn free_bytes_in(answer: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(answer.try_into().ok()?))
 }
 
 /// Why an operation failed.
@@ -121,6 +151,16 @@ pub struct DiskError {
     pub is_full: bool,
 }
 
+impl DiskError {
+    /// Whether the operation was refused for want of space and may be performed again, from its
+    /// beginning, once there is some. Never a sync, whatever it failed of: what it was to make durable
+    /// may be gone, and another one that succeeds would vouch for it.
+    #[must_use]
+    pub fn may_be_repeated(&self) -> bool {
+        self.is_full && self.operation != "sync"
+    }
+}
+
 /// A directory of files. Calls block until they are done.
 pub trait Disk {
     /// The files there, in any order, with their lengths in bytes. Files with foreign names are left out.
@@ -129,7 +169,9 @@ pub trait Disk {
     /// What the system says.
     fn list(&mut self) -> Result<Vec<(FileName, u64)>, DiskError>;
 
-    /// Performs one operation; the bytes are those of a [`DiskOp::Read`] and empty otherwise.
+    /// Performs one operation; the bytes are those of a [`DiskOp::Read`] or the answer to a
+    /// [`DiskOp::Space`], and empty otherwise. A write that is refused for want of space may have
+    /// written some of its bytes.
     ///
     /// # Errors
     /// What the system says. After a failed sync nothing may be assumed of the file's bytes.
@@ -165,25 +207,31 @@ pub struct Job {
 pub struct JobDone {
     /// Which.
     pub id: JobId,
-    /// The bytes of each [`DiskOp::Read`], in order, or the first failure.
+    /// What each operation that [brings bytes](DiskOp::brings_bytes) brought, in order, or the first
+    /// failure.
     pub result: Result<Vec<Bytes>, DiskError>,
+    /// After a failure, what is not done: the operation that failed, and those after it.
+    pub rest: Vec<DiskOp>,
 }
 
 impl Job {
     /// Performs the whole job on `disk`: what every driver does with it, sooner or later.
     pub fn perform(&self, disk: &mut impl Disk) -> JobDone {
         let mut reads = Vec::new();
-        for op in &self.ops {
+        for (at, op) in self.ops.iter().enumerate() {
             match disk.perform(op) {
-                Ok(bytes) => {
-                    if matches!(op, DiskOp::Read { .. }) {
-                        reads.push(bytes);
-                    }
-                }
-                Err(error) => return JobDone { id: self.id, result: Err(error) },
+                Ok(bytes) if op.brings_bytes() => reads.push(bytes),
+                Ok(_) => {}
+                Err(error) => return self.failed_at(at, error),
             }
         }
-        JobDone { id: self.id, result: Ok(reads) }
+        JobDone { id: self.id, result: Ok(reads), rest: Vec::new() }
+    }
+
+    /// The report that the operation of this ordinal has failed.
+    #[must_use]
+    pub fn failed_at(&self, at: usize, error: DiskError) -> JobDone {
+        JobDone { id: self.id, result: Err(error), rest: self.ops[at..].to_vec() }
     }
 }
 

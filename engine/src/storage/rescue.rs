@@ -235,7 +235,7 @@ impl<D: Disk> Disk for ReadOnly<'_, D> {
 
     fn perform(&mut self, op: &DiskOp) -> Result<Bytes, DiskError> {
         match op {
-            DiskOp::Read { .. } => self.0.perform(op),
+            DiskOp::Read { .. } | DiskOp::Space => self.0.perform(op),
             DiskOp::Write { .. }
             | DiskOp::Truncate { .. }
             | DiskOp::Sync { .. }

@@ -176,6 +176,12 @@ impl Snapshots {
         Some(DiskOp::Read { file, offset: saved.state_offset + offset, len: len.min(rest) })
     }
 
+    /// Bytes of the saved ones and of what is written of the next.
+    pub(super) fn bytes(&self) -> u64 {
+        let saved = self.saved.iter().map(|saved| saved.state_offset + saved.state_bytes);
+        saved.sum::<u64>() + self.writing.as_ref().map_or(0, |writing| writing.written)
+    }
+
     /// Whether a snapshot is durable, or will be before anything rests on it.
     pub(super) fn has_any(&self) -> bool {
         self.newest().is_some()

@@ -189,11 +189,12 @@ impl Store {
             return None;
         }
         let mut ops = Vec::new();
+        // First, because on a full disk it makes the room that the rest needs.
+        self.delete_oldest(&mut ops);
         let flush = self.begin_flush(&mut ops);
         let flushed_io = flush.as_ref().and_then(|flush| flush.io);
         let durable_io = flushed_io.unwrap_or(self.durable_io);
         let snapshot = self.snapshots.next_piece(&self.owner, durable_io, &mut ops);
-        self.delete_oldest(&mut ops);
         if ops.is_empty() {
             return None;
         }
@@ -446,6 +447,24 @@ impl Store {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.segments.bytes()
+    }
+
+    /// Bytes in all files of the log and its snapshots, with what is being written.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.bytes() + self.snapshots.bytes()
+    }
+
+    /// Deletes all segments at once that are needed no more, for a disk that has no room. Has nothing to
+    /// do with a job that is under way: nothing of what goes has been needed since before it.
+    pub fn delete_all_that_may_go(&mut self, ops: &mut Vec<DiskOp>) {
+        loop {
+            let count = ops.len();
+            self.delete_oldest(ops);
+            if ops.len() == count {
+                return;
+            }
+        }
     }
 
     /// Checks what must always hold; cheap enough to run after every step of a test.

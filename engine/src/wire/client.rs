@@ -5,7 +5,7 @@
 //! nodes whenever it changes. Next: `client` (the crate) and `node::server` for the two ends.
 
 use super::{Frame, MAGIC, PROTOCOL_MAX, PROTOCOL_MIN, TailCheck, WireError, decode, write_frame};
-use crate::api::{BackupAnswer, BackupRequest, CommandError, Rejection, Response};
+use crate::api::{BackupAnswer, BackupRequest, CommandError, Rejection, Response, Room};
 use crate::hlc::Hlc;
 use crate::ids::{ClusterId, GroupId, LogIndex, NodeId, SessionId, Term};
 use crate::limits;
@@ -322,6 +322,8 @@ pub struct NodeStatus {
     pub uptime: Micros,
     /// The build.
     pub version: String,
+    /// Disk space, on this node and in the cluster.
+    pub room: Room,
 }
 
 /// Splits a machine's response into what goes into a frame's head and its tail.

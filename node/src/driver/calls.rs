@@ -78,6 +78,7 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
             priority: self.priority,
             uptime: self.now.monotonic,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            room: status.room,
         }
     }
 }

@@ -427,7 +427,12 @@ impl Client {
             (Response::Rejected(Rejection::Transferring { to }), _) => {
                 self.retry_with(Some(to.0), around.now_us);
             }
-            (Response::Rejected(Rejection::Full { .. } | Rejection::ShuttingDown), _) => {
+            (
+                Response::Rejected(
+                    Rejection::Full { .. } | Rejection::NoSpace(_) | Rejection::ShuttingDown,
+                ),
+                _,
+            ) => {
                 self.retry_with(None, around.now_us);
             }
             (response, purpose) => {

@@ -60,8 +60,8 @@ impl World<'_> {
             Fault::ClockRepair { node } => self.node(node).clock.repair(now_us),
             Fault::DiskSlow { node, by_us } => self.node(node).disk_slow_us = by_us,
             Fault::DiskError { node } => self.node(node).fails_next_job = true,
-            Fault::DiskFull { node } => self.node(node).is_disk_full = true,
-            Fault::DiskFree { node } => self.node(node).is_disk_full = false,
+            Fault::DiskFull { node, room_bytes } => self.node(node).set_room(Some(room_bytes)),
+            Fault::DiskFree { node } => self.node(node).set_room(None),
             Fault::DiskRot { node, how } => self.rot(node, how),
             Fault::DiskMisdirect { node } => self.node(node).misdirects = MISDIRECTIONS_TRIED_MAX,
             Fault::DiskLies { node, lies } => self.node(node).set_lying(lies),
@@ -148,7 +148,7 @@ impl World<'_> {
         for node in 1..=self.scenario.machines() {
             let now_us = self.now_us;
             let machine = self.node(node);
-            machine.is_disk_full = false;
+            machine.set_room(None);
             machine.fails_next_job = false;
             machine.disk_slow_us = 0;
             machine.misdirects = 0;

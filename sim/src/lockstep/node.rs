@@ -87,8 +87,6 @@ pub(super) struct Node {
     pub(super) indices: Indices,
     /// Disk jobs take this much longer.
     pub(super) disk_slow_us: u64,
-    /// Whether there is no space.
-    pub(super) is_disk_full: bool,
     /// Whether the next write job fails.
     pub(super) fails_next_job: bool,
     /// Whether it said in this life that it was removed.
@@ -146,7 +144,6 @@ impl Node {
             role: (RoleName::Follower, Term::ZERO),
             indices: Indices::default(),
             disk_slow_us: 0,
-            is_disk_full: false,
             fails_next_job: false,
             is_removed: false,
             idle_turns: 0,
@@ -232,10 +229,11 @@ impl Node {
     /// A job under way when the process ends is done in part: some of its operations, in order.
     fn perform_part_of_jobs(&mut self) {
         for job in std::mem::take(&mut self.jobs).into_values() {
-            if job.lane == Lane::Write && !self.is_disk_full {
+            if job.lane == Lane::Write {
                 let count = self.stream.below(job.ops.len() + 1);
-                // Whether they succeed is of no interest to anybody any more.
-                job.ops[..count].iter().for_each(|op| drop(self.disk.perform(op)));
+                // What fails ends the job; nobody is left to hear of it.
+                let mut ops = job.ops[..count].iter();
+                let _ = ops.try_for_each(|op| self.disk.perform(op).map(drop));
             }
         }
     }
@@ -357,15 +355,10 @@ impl Node {
     /// and a crash in between is the same as one before or in its middle.
     pub(super) fn perform(&mut self, id: JobId) -> Option<JobDone> {
         let job = self.jobs.remove(&id)?;
-        let first_write = job.ops.iter().position(|op| matches!(op, DiskOp::Write { .. }));
-        if let (Lane::Write, Some(first_write)) = (job.lane, first_write) {
-            if self.is_disk_full {
-                self.has_broken_disk = true;
-                self.disk.fail_after(first_write as u64, true);
-            } else if std::mem::take(&mut self.fails_next_job) {
-                self.has_broken_disk = true;
-                self.disk.fail_after(self.stream.below(job.ops.len()) as u64, false);
-            }
+        let has_write = job.ops.iter().any(|op| matches!(op, DiskOp::Write { .. }));
+        if job.lane == Lane::Write && has_write && std::mem::take(&mut self.fails_next_job) {
+            self.has_broken_disk = true;
+            self.disk.fail_after(self.stream.below(job.ops.len()) as u64, false);
         }
         if job.lane == Lane::Write && std::mem::take(&mut self.misdirects_next_job) {
             return Some(self.perform_misdirected(&job));
@@ -380,10 +373,15 @@ impl Node {
             let is_misdirected = Some(at) == last
                 && damage::misdirect(&mut self.disk, op, &mut self.stream).is_some();
             if !is_misdirected && let Err(error) = self.disk.perform(op) {
-                return JobDone { id: job.id, result: Err(error) };
+                return job.failed_at(at, error);
             }
         }
-        JobDone { id: job.id, result: Ok(Vec::new()) }
+        JobDone { id: job.id, result: Ok(Vec::new()), rest: Vec::new() }
+    }
+
+    /// Leaves the disk so much room; `None` for any.
+    pub(super) fn set_room(&mut self, room_bytes: Option<u64>) {
+        self.disk.set_room(room_bytes);
     }
 
     /// Whether a fault has ever made its disk fail.

@@ -536,10 +536,18 @@ impl<'s> World<'s> {
     fn on_fatal(&mut self, node: u64, reason: String) -> Result<(), Violation> {
         let now_us = self.now_us;
         self.tell(node, format_args!("stops: {reason}"));
+        let is_healed = self.is_healed;
         let machine = self.node(node);
         if !machine.has_broken_disk() {
             let explanation = format!("node {node} stopped, and its disk is sound: {reason}");
             return Err(Violation::new(Rule::Recovery, now_us, explanation));
+        }
+        if is_healed && machine.is_struck {
+            // Once more on what is left of its disk, and then it is right to refuse.
+            let stopped_before = machine.standstill == Standstill::DiskFailed(reason.clone());
+            let why = if stopped_before { Standstill::CannotOpen } else { Standstill::DiskFailed };
+            machine.stop(why(reason), false, false);
+            return if stopped_before { Ok(()) } else { self.start_node(node) };
         }
         machine.stop(Standstill::DiskFailed(reason), false, false);
         if self.is_healed { self.start_node(node) } else { Ok(()) }

@@ -76,15 +76,15 @@ impl Access {
 
     async fn perform_job(&self, job: Job, done: &UnboundedSender<JobDone>) {
         let mut reads = Vec::new();
-        for op in &job.ops {
+        for (at, op) in job.ops.iter().enumerate() {
             pause_us(self.latency_us()).await;
             match self.perform_faulty(op) {
-                Ok(bytes) if matches!(op, DiskOp::Read { .. }) => reads.push(bytes),
+                Ok(bytes) if op.brings_bytes() => reads.push(bytes),
                 Ok(_) => {}
-                Err(error) => return self.report(done, JobDone { id: job.id, result: Err(error) }),
+                Err(error) => return self.report(done, job.failed_at(at, error)),
             }
         }
-        self.report(done, JobDone { id: job.id, result: Ok(reads) });
+        self.report(done, JobDone { id: job.id, result: Ok(reads), rest: Vec::new() });
     }
 
     fn report(&self, done: &UnboundedSender<JobDone>, report: JobDone) {
@@ -103,10 +103,7 @@ impl Access {
         let mut world = self.shared.lock();
         let machine = world.machine(self.node);
         let is_change = matches!(op, DiskOp::Write { .. } | DiskOp::Sync { .. });
-        if machine.is_disk_full && matches!(op, DiskOp::Write { .. }) {
-            machine.has_broken_disk = true;
-            machine.disk.fail_after(0, true);
-        } else if is_change && std::mem::take(&mut machine.fails_next_operation) {
+        if is_change && std::mem::take(&mut machine.fails_next_operation) {
             machine.has_broken_disk = true;
             machine.disk.fail_after(0, false);
         } else if world.misdirect(self.node, op) {

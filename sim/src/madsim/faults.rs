@@ -108,8 +108,10 @@ impl Faults {
             Fault::DiskError { node } => {
                 self.shared.lock().machine(node).fails_next_operation = true;
             }
-            Fault::DiskFull { node } => self.shared.lock().machine(node).is_disk_full = true,
-            Fault::DiskFree { node } => self.shared.lock().machine(node).is_disk_full = false,
+            Fault::DiskFull { node, room_bytes } => {
+                self.shared.lock().machine(node).disk.set_room(Some(room_bytes));
+            }
+            Fault::DiskFree { node } => self.shared.lock().machine(node).disk.set_room(None),
             Fault::DiskRot { node, how } => self.rot(node, how),
             Fault::DiskMisdirect { node } => {
                 self.shared.lock().machine(node).misdirects = MISDIRECTIONS_TRIED_MAX;
@@ -315,7 +317,7 @@ impl Faults {
                 world.is_healed = true;
                 let now_us = world.now_us();
                 let machine = world.machine(node);
-                machine.is_disk_full = false;
+                machine.disk.set_room(None);
                 machine.fails_next_operation = false;
                 machine.disk_slow_us = 0;
                 machine.misdirects = 0;

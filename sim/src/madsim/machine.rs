@@ -66,8 +66,6 @@ pub(super) struct Machine {
     pub(super) seen: Option<Seen>,
     /// Disk operations take this much longer.
     pub(super) disk_slow_us: u64,
-    /// Whether there is no space.
-    pub(super) is_disk_full: bool,
     /// Whether the next write or sync fails.
     pub(super) fails_next_operation: bool,
     /// Whether a fault has ever made its disk fail.
@@ -109,7 +107,6 @@ impl Machine {
             process: Process::Killed,
             seen: None,
             disk_slow_us: 0,
-            is_disk_full: false,
             fails_next_operation: false,
             has_broken_disk: scenario.disk.lying_sync,
             misdirects: 0,

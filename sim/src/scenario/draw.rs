@@ -442,9 +442,13 @@ impl FaultPlan {
                 self.add(at_ms, Fault::Lag { node, by_ms, for_ms: until_ms - at_ms + by_ms });
             }
             FaultClass::FullDisks => {
-                self.add(at_ms, Fault::DiskFull { node });
-                self.add(until_ms, Fault::DiskFree { node });
-                self.add(until_ms, Fault::Restart { node });
+                let room_bytes = self.stream.pick(&[0, 0, 100, 3_000, 30_000]);
+                let is_everywhere = self.stream.one_in(3);
+                let nodes = if is_everywhere { 1..=self.nodes } else { node..=node };
+                for node in nodes {
+                    self.add(at_ms, Fault::DiskFull { node, room_bytes });
+                    self.add(until_ms, Fault::DiskFree { node });
+                }
             }
         }
     }

@@ -165,10 +165,13 @@ pub enum Fault {
         /// Whose.
         node: u64,
     },
-    /// No space is left.
+    /// Next to no space is left. A write that needs more writes what fits, and fails.
     DiskFull {
         /// Whose.
         node: u64,
+        /// So many bytes may still be written.
+        #[serde(default)]
+        room_bytes: u64,
     },
     /// There is space again.
     DiskFree {
@@ -295,7 +298,7 @@ impl Fault {
             | Self::ClockRepair { node }
             | Self::DiskSlow { node, .. }
             | Self::DiskError { node }
-            | Self::DiskFull { node }
+            | Self::DiskFull { node, .. }
             | Self::DiskFree { node }
             | Self::DiskRot { node, .. }
             | Self::DiskMisdirect { node }

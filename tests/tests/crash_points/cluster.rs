@@ -242,7 +242,7 @@ impl<'w> Cluster<'w> {
                 self.watch = Some(watch);
             }
         }
-        JobDone { id: job.id, result: Ok(Vec::new()) }
+        JobDone { id: job.id, result: Ok(Vec::new()), rest: Vec::new() }
     }
 
     /// Turns until `is_done`.
