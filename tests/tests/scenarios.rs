@@ -193,8 +193,8 @@ fn a_lying_disk_on_a_minority_that_loses_power_costs_nothing_acknowledged() {
                 [(at_ms - 1_000, lies), (at_ms, crash), (at_ms + 900, restart)]
             };
             let run = run(&scenario(seed, 3, [loss(1_500), loss(3_500)].concat()));
-            let late = answered(&run, FAULTS_MS - 1_200, FAULTS_MS);
-            assert!(late > 3, "seed {seed}, node {node}: {late} answers in the last second");
+            let count = answered(&run, 2_000, FAULTS_MS);
+            assert!(count > 10, "seed {seed}, node {node}: {count} answers after the first loss");
         }
     }
 }

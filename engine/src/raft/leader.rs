@@ -168,9 +168,10 @@ impl Raft {
         out: &mut Vec<Output>,
     ) {
         let agreement = self.log.last_not_after(hint.index, hint.term).index;
+        let election_timeout = self.settings.election_timeout;
         let Some(progress) = self.progress_mut(from) else { return };
         let matched = progress.match_index;
-        if progress.contradicts_itself(previous_index) {
+        if progress.contradicts_itself(previous_index, election_timeout, now) {
             return self.send_now(from, Body::OlderCopy { matched }, out);
         }
         if progress.on_rejected(previous_index, agreement) {

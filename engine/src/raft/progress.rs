@@ -68,8 +68,8 @@ pub(super) struct Progress {
     pub(super) trusted_from_round: u64,
     /// Whether entries for it are being read from the disk.
     pub(super) is_fetching: bool,
-    /// Refusals in a row of what it had matched.
-    contradictions: u8,
+    /// Since when it has done nothing but refuse what it had matched.
+    contradicts_since: Option<Micros>,
     /// What it says of itself.
     pub(super) standing: Standing,
     catch_up: CatchUp,
@@ -182,7 +182,7 @@ impl Progress {
             confirmed_round: 0,
             trusted_from_round: 0,
             is_fetching: false,
-            contradictions: 0,
+            contradicts_since: None,
             standing: Standing {
                 priority: 0,
                 is_fit: false,
@@ -255,7 +255,7 @@ impl Progress {
     /// The follower has everything up to `match_index`; our log begins after `base`.
     pub(super) fn on_matched(&mut self, match_index: LogIndex, base: LogIndex) {
         self.match_index = self.match_index.max(match_index);
-        self.contradictions = 0;
+        self.contradicts_since = None;
         match &mut self.flow {
             Flow::Probe => {
                 self.next_index = self.match_index.next();
@@ -276,14 +276,20 @@ impl Progress {
     }
 
     /// The follower refuses an entry that it had matched in this term, though it knows of no damage, and
-    /// not for the first time: once may be an answer that was long under way. It is told, looks whether
-    /// its log really has lost what it vouched for, and stops if so; if not, no harm is done.
-    pub(super) fn contradicts_itself(&mut self, previous_index: LogIndex) -> bool {
+    /// has done nothing else for `timeout`: a single one may be an answer that was long under way. It is
+    /// told, looks whether its log really has lost what it vouched for, and stops if so; if not, no harm
+    /// is done.
+    pub(super) fn contradicts_itself(
+        &mut self,
+        previous_index: LogIndex,
+        timeout: Micros,
+        now: Micros,
+    ) -> bool {
         if previous_index > self.match_index || previous_index == LogIndex::ZERO {
             return false;
         }
-        self.contradictions = self.contradictions.saturating_add(1);
-        self.standing.is_whole && self.contradictions > 1
+        let since = *self.contradicts_since.get_or_insert(now);
+        self.standing.is_whole && now.since(since) >= timeout
     }
 
     /// The follower lacks the entry at `previous_index`; it can agree with us at most up to
