@@ -18,7 +18,9 @@ use bytes::Bytes;
 use engine::block::{BLOCK_HEADER_BYTES, LENGTH_BYTES};
 use engine::ids::{MessageId, NodeId, Position};
 use engine::limits;
-use engine::queue::{Command, Held, Invalid, Message, Query, QueueInfo, ReceiveMode, Reply, Sent};
+use engine::queue::{
+    Command, Held, Invalid, Message, Query, QueueInfo, ReceiveMode, Reply, Retention, Sent,
+};
 use engine::raft::ChangeRequest;
 use engine::wire::client::NodeStatus;
 use std::future::Future;
@@ -33,6 +35,8 @@ use tokio::time::Instant;
 const COMMAND_FIXED_BYTES: usize = 64;
 /// What one handle or id in a command takes, bytes, at most.
 const ITEM_BYTES_MAX: usize = 32;
+/// What the limits of a queue take in a command, bytes, at most.
+const RETENTION_BYTES_MAX: usize = 3 * 10;
 /// A waiting receive asks again after this long at the latest.
 const WATCH_MAX: Duration = Duration::from_secs(30);
 
@@ -256,6 +260,19 @@ impl Client {
         Pending { answer, read: read_purged }.await
     }
 
+    /// Gives a queue these limits in place of those that it has; what exceeds them is dropped, the
+    /// oldest first. The queue comes into being if it is not there.
+    ///
+    /// # Errors
+    /// As every call. A limit of 0, or an age beyond 100 years, is rejected as invalid.
+    pub async fn configure(&self, queue: &str, retention: Retention) -> Result<(), CallError> {
+        check_queue(queue).map_err(invalid)?;
+        let command = Command::Configure { queue: queue.to_owned(), retention };
+        let bytes = COMMAND_FIXED_BYTES + queue.len() + RETENTION_BYTES_MAX;
+        let answer = self.submit(command, bytes).await?;
+        Pending { answer, read: read_configured }.await
+    }
+
     /// Reads that are answered where `from` says, with how new the answer is.
     #[must_use]
     pub fn reader(&self, from: ReadFrom) -> Reader {
@@ -388,7 +405,7 @@ fn reply_weight(command: &Command) -> usize {
         | Command::Nack { held, .. }
         | Command::Extend { held, .. } => held.len(),
         Command::Delete { ids, .. } => ids.len(),
-        Command::Purge { .. } => 1,
+        Command::Purge { .. } | Command::Configure { .. } => 1,
     }
 }
 
@@ -476,6 +493,13 @@ fn read_deleted((reply, _): Answered) -> Result<Vec<bool>, CallError> {
 fn read_purged((reply, _): Answered) -> Result<u64, CallError> {
     match reply {
         Reply::Purged(count) => Ok(count),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn read_configured((reply, _): Answered) -> Result<(), CallError> {
+    match reply {
+        Reply::Configured => Ok(()),
         other => Err(unexpected(&other)),
     }
 }

@@ -94,6 +94,8 @@ pub const SLACK_BYTES: u64 = 4 * SEGMENT_BYTES_MAX;
 pub const LEASE_MILLIS_DEFAULT: u64 = 30_000;
 /// Longest lease, and longest delay of a nack.
 pub const LEASE_MILLIS_MAX: u64 = 12 * 60 * 60 * 1_000;
+/// Greatest age that a queue's limits can name: 100 years.
+pub const RETENTION_MILLIS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1_000;
 /// Default window, in log time, within which a message id or a retried command is recognised.
 pub const DEDUP_WINDOW_MILLIS_DEFAULT: u64 = 10 * 60 * 1_000;
 

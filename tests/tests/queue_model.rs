@@ -12,7 +12,7 @@ use engine::ids::{LeaseToken, LogIndex, MessageId, Position, Term};
 use engine::limits::{self, Limits};
 use engine::queue::{
     Browsed, Command, Delivered, Held, Message, MessageView, Query, QueueInfo, Queues, Receipt,
-    ReceiveMode, Reply, Sent,
+    ReceiveMode, Reply, Retention, Sent,
 };
 use engine::state_machine::{BodyChanges, BodyRef, CommandContext, StateMachine, Watched};
 use proptest::prelude::*;
@@ -59,6 +59,8 @@ impl Known {
 struct Model {
     messages: Vec<Known>,
     sent_totals: BTreeMap<String, u64>,
+    retentions: BTreeMap<String, Retention>,
+    dropped_totals: BTreeMap<String, u64>,
     token: u64,
     now: Hlc,
 }
@@ -71,7 +73,32 @@ impl Model {
                 message.place = Place::Available;
             }
         }
+        self.drop_excess();
         self.forget();
+    }
+
+    /// The oldest available messages go until the rest is within the limits.
+    fn drop_excess(&mut self) {
+        for (queue, retention) in self.retentions.clone() {
+            loop {
+                let mut waiting = self.in_queue(&queue);
+                waiting.retain(|at| self.messages[*at].place == Place::Available);
+                let Some(first) = waiting.first() else { break };
+                let is_over = |max: Option<u64>, has: u64| max.is_some_and(|max| has > max);
+                let bytes = waiting.iter().map(|at| u64::from(self.messages[*at].len)).sum();
+                let stamp = self.messages[*first].receipt.stamp;
+                let is_too_old = retention
+                    .max_age_millis
+                    .is_some_and(|millis| stamp.after_millis(millis) <= self.now);
+                let is_too_much = is_over(retention.max_messages, waiting.len() as u64)
+                    || is_over(retention.max_bytes, bytes);
+                if !is_too_old && !is_too_much {
+                    break;
+                }
+                self.messages[*first].place = Place::Gone;
+                *self.dropped_totals.entry(queue.clone()).or_default() += 1;
+            }
+        }
     }
 
     /// An id is known while its message is in a queue, and within the window.
@@ -163,6 +190,12 @@ impl Model {
     }
 
     fn apply(&mut self, context: CommandContext, command: &Command) -> Reply {
+        let reply = self.apply_one(context, command);
+        self.drop_excess();
+        reply
+    }
+
+    fn apply_one(&mut self, context: CommandContext, command: &Command) -> Reply {
         self.forget();
         let now = self.now;
         match command {
@@ -202,6 +235,11 @@ impl Model {
                 }
                 Reply::Purged(found.len() as u64)
             }
+            Command::Configure { queue, retention } => {
+                self.sent_totals.entry(queue.clone()).or_default();
+                self.retentions.insert(queue.clone(), *retention);
+                Reply::Configured
+            }
         }
     }
 
@@ -229,6 +267,8 @@ impl Model {
         let info = |(name, sent_total): (&String, &u64)| {
             let places: Vec<Place> =
                 self.in_queue(name).into_iter().map(|at| self.messages[at].place).collect();
+            let waiting = self.in_queue(name).into_iter().map(|at| &self.messages[at]);
+            let waiting = waiting.filter(|message| message.place == Place::Available);
             let count = |wanted: fn(&Place) -> bool| {
                 places.iter().filter(|place| wanted(place)).count() as u64
             };
@@ -238,6 +278,9 @@ impl Model {
                 leased: count(|place| matches!(place, Place::Leased { .. })),
                 delayed: count(|place| matches!(place, Place::Delayed { .. })),
                 sent_total: *sent_total,
+                bytes: waiting.map(|message| u64::from(message.len)).sum(),
+                dropped_total: self.dropped_totals.get(name).copied().unwrap_or(0),
+                retention: self.retentions.get(name).copied().unwrap_or_default(),
             }
         };
         self.sent_totals.iter().map(info).collect()
@@ -254,7 +297,13 @@ impl Model {
     }
 
     fn next_deadline(&self) -> Option<Hlc> {
-        self.messages.iter().filter_map(Known::until).min()
+        let holds = self.messages.iter().filter_map(Known::until);
+        let ages = self.messages.iter().filter(|message| message.place == Place::Available);
+        let ages = ages.filter_map(|message| {
+            let millis = self.retentions.get(&message.queue)?.max_age_millis?;
+            Some(message.receipt.stamp.after_millis(millis))
+        });
+        holds.chain(ages).min()
     }
 }
 
@@ -268,6 +317,7 @@ enum Step {
     Settle { queue: usize, picks: Vec<u8>, stale_token: bool, how: Settle },
     Delete { queue: usize, ids: Vec<u8> },
     Purge { queue: usize },
+    Configure { queue: usize, limits: [Option<u64>; 3] },
     Wait { millis: u64 },
     Restore,
 }
@@ -292,6 +342,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (1u64..60).prop_map(Settle::Nack),
         1 => (1u64..60).prop_map(Settle::Extend),
     ];
+    let limits = [1u64..60, 1u64..400, 1u64..8].map(prop::option::of);
     let settled = (queue.clone(), prop::collection::vec(any::<u8>(), 1..6), any::<u8>(), settle);
     let step = prop_oneof![
         6 => prop::collection::vec(message, 1..6).prop_map(Step::Send),
@@ -302,7 +353,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         2 => (queue.clone(), prop::collection::vec(0u8..60, 1..4))
             .prop_map(|(queue, ids)| Step::Delete { queue, ids }),
-        1 => queue.prop_map(|queue| Step::Purge { queue }),
+        1 => queue.clone().prop_map(|queue| Step::Purge { queue }),
+        2 => (queue, limits).prop_map(|(queue, limits)| Step::Configure { queue, limits }),
         4 => (1u64..40).prop_map(|millis| Step::Wait { millis }),
         3 => Just(Step::Restore),
     ];
@@ -381,6 +433,12 @@ impl Run {
                 Command::Delete { queue: name(queue), ids: ids.iter().map(|n| id(*n)).collect() }
             }
             Step::Purge { queue } => Command::Purge { queue: name(queue) },
+            Step::Configure { queue, limits: [max_age_millis, max_bytes, max_messages] } => {
+                let (max_age_millis, max_bytes) = (*max_age_millis, *max_bytes);
+                let max_messages = *max_messages;
+                let retention = Retention { max_age_millis, max_bytes, max_messages };
+                Command::Configure { queue: name(queue), retention }
+            }
             Step::Wait { .. } | Step::Restore => return None,
         })
     }
@@ -457,7 +515,16 @@ impl Run {
         assert_eq!(query(Query::List { after: None, max: 10 }), Reply::Queues(infos.clone()));
         let after_a = infos.iter().filter(|info| *info.name > *"a").take(1).cloned().collect();
         assert_eq!(query(Query::List { after: Some("a".into()), max: 1 }), Reply::Queues(after_a));
-        assert_eq!(self.machine.next_deadline(), self.model.next_deadline());
+        // What was taken from the front of a queue with limits is looked for when it would have been due.
+        match (self.machine.next_deadline(), self.model.next_deadline()) {
+            (None, None) => {}
+            (Some(deadline), Some(expected)) => assert!(deadline <= expected),
+            (Some(deadline), None) => assert!(deadline > self.context.log_time),
+            (None, Some(_)) => panic!("a deadline is missed"),
+        }
+        if self.model.retentions.is_empty() {
+            assert_eq!(self.machine.next_deadline(), self.model.next_deadline());
+        }
         for name in QUEUES {
             let queue = name.to_string();
             let all = self.model.browse(name, None, 4_096);
@@ -540,7 +607,7 @@ fn any_message() -> impl Strategy<Value = Message> {
 /// Random bytes, and well-formed ones with a byte changed or the end cut off.
 fn damaged_bytes() -> impl Strategy<Value = Vec<u8>> {
     let random = prop::collection::vec(any::<u8>(), 0..80);
-    let tagged = (1u8..8, random.clone()).prop_map(|(tag, mut bytes)| {
+    let tagged = (1u8..9, random.clone()).prop_map(|(tag, mut bytes)| {
         bytes.splice(0..0, [tag, 1]);
         bytes
     });

@@ -5,7 +5,7 @@
 use engine::hlc::Hlc;
 use engine::ids::{LeaseToken, LogIndex, MessageId, Position, Term};
 use engine::limits::Limits;
-use engine::queue::{Command, Held, Message, Query, Queues, ReceiveMode, Reply};
+use engine::queue::{Command, Held, Message, Query, Queues, ReceiveMode, Reply, Retention};
 use engine::state_machine::{BodyRef, CommandContext, RestoreError, StateMachine, Watched};
 
 const WINDOW_MILLIS: u64 = 1_000;
@@ -109,7 +109,7 @@ fn equal_states_give_equal_bytes_whatever_their_histories() {
             fed.wait(1);
             assert_eq!(
                 fed.snapshot().len(),
-                1 + 3 + 2 * (1 + 3 + 1) + 1,
+                1 + 3 + 2 * (1 + 3 + 1 + 4) + 1,
                 "only the queues are left"
             );
             fed
@@ -228,6 +228,9 @@ fn one_of_each() -> Fed {
     let held = fed.lease("q", 3);
     fed.apply(&Command::Nack { queue: "q".into(), held: vec![held[0]], delay_millis: 2 });
     fed.apply(&Command::Acknowledge { queue: "q".into(), held: vec![held[1]] });
+    let (max_age_millis, max_bytes, max_messages) = (None, Some(300), None);
+    let retention = Retention { max_age_millis, max_bytes, max_messages };
+    fed.apply(&Command::Configure { queue: "q".into(), retention });
     fed
 }
 
@@ -237,9 +240,9 @@ fn the_snapshot_of_queues_is_pinned() {
     let id = |number: u8| [&[number][..], &[0; 15]].concat();
     let len = message("q", 1).encode().len() as u8;
     let expected = [
-        &[1, 2, 0, 2][..], // version, last token, sends since the last entry, queues
-        &[1, b'q', 1],     // one of its messages is gone
-        &[1, b'r', 0],
+        &[2, 2, 0, 2][..], // version, last token, sends since the last entry, queues
+        &[1, b'q', 1, 0, 0, 251, 44, 1, 0], // one is gone, not dropped; a limit of bytes
+        &[1, b'r', 0, 0, 0, 0, 0],
         &[6],
         // Forgotten: entry 1 of term 3 at 2 ms; it is delayed until 1 010 ms.
         &[0b1110_1011],
@@ -285,16 +288,21 @@ const BEYOND: [u8; 9] = [253, 1, 0, 0, 0, 0, 0, 0, 64];
 
 #[test]
 fn every_contradiction_in_the_head_is_named() {
-    let long = [&[1, 5, 0, 1, 251, 0, 1][..], &[b'q'; 256], &[0, 0]].concat();
-    let refused: [(&[&[u8]], &str); 8] = [
-        (&[&[1], &BEYOND, &[0, 0, 0]], "the last token"),
-        (&[&[1, 5], &BEYOND, &[0, 0]], "the latest sends"),
-        (&[&[1, 5, 0, 1, 1, 255, 0, 0]], "a queue's name"),
-        (&[&[1, 5, 0, 1, 0, 0, 0]], "a queue's name is empty or too long"),
+    let long = [&[2, 5, 0, 1, 251, 0, 1][..], &[b'q'; 256], &[0; 6]].concat();
+    let refused: [(&[&[u8]], &str); 10] = [
+        (&[&[2], &BEYOND, &[0, 0, 0]], "the last token"),
+        (&[&[2, 5], &BEYOND, &[0, 0]], "the latest sends"),
+        (&[&[2, 5, 0, 1, 1, 255, 0, 0]], "a queue's name"),
+        (&[&[2, 5, 0, 1, 0, 0, 0]], "a queue's name is empty or too long"),
         (&[&long], "a queue's name is empty or too long"),
-        (&[&[1, 5, 0, 2, 1, b'q', 0, 1, b'q', 0, 0]], "queues are not in the order of their names"),
-        (&[&[1, 5, 0, 1, 1, b'q'], &BEYOND, &[0]], "a queue's total"),
-        (&[&[1, 5, 0, 0, 0, 0]], "bytes are left at its end"),
+        (
+            &[&[2, 5, 0, 2, 1, b'q', 0, 0, 0, 0, 0, 1, b'q', 0]],
+            "queues are not in the order of their names",
+        ),
+        (&[&[2, 5, 0, 1, 1, b'q'], &BEYOND, &[0]], "a queue's total"),
+        (&[&[2, 5, 0, 1, 1, b'q', 3, 4]], "what a queue dropped"),
+        (&[&[2, 5, 0, 1, 1, b'q', 3, 0], &BEYOND], "a queue's limits"),
+        (&[&[2, 5, 0, 0, 0, 0]], "bytes are left at its end"),
     ];
     for (parts, wrong) in refused {
         let error = Queues::new(&limits()).restore(&parts.concat()).unwrap_err();
@@ -349,7 +357,7 @@ fn every_contradiction_between_messages_is_named() {
         (vec![received(DELAYED | HOLD, &[1, 5])], "a delay has a token"),
         (vec![received(AVAILABLE | HOLD, &[1, 0])], "an available message is held"),
     ];
-    let head = |count| [1, 5, 0, 1, 1, b'q', 0, count];
+    let head = |count| [2, 5, 0, 1, 1, b'q', 0, 0, 0, 0, 0, count];
     for (messages, wrong) in refused {
         let bytes = [&head(messages.len() as u8)[..], &messages.concat()].concat();
         let error = Queues::new(&limits()).restore(&bytes).unwrap_err();
@@ -372,10 +380,10 @@ fn a_snapshot_of_a_newer_build_is_refused_as_such() {
 fn a_lie_about_a_length_takes_no_memory() {
     let max = [253, 255, 255, 255, 255, 255, 255, 255, 127];
     for bytes in [
-        [&[1, 0, 0][..], &max].concat(),
-        [&[1, 0, 0, 252, 255, 255, 255, 255][..]].concat(),
-        [&[1, 0, 0, 1][..], &max].concat(),
-        [&[1, 0, 0, 0, 252, 254, 255, 255, 255][..]].concat(),
+        [&[2, 0, 0][..], &max].concat(),
+        [&[2, 0, 0, 252, 255, 255, 255, 255][..]].concat(),
+        [&[2, 0, 0, 1][..], &max].concat(),
+        [&[2, 0, 0, 0, 252, 254, 255, 255, 255][..]].concat(),
     ] {
         assert!(Queues::new(&limits()).restore(&bytes).is_err());
     }

@@ -13,7 +13,7 @@ use engine::ids::{
     ClusterId, GroupId, LeaseToken, LogIndex, MessageId, NodeId, Position, Sequence, SessionId,
     Term,
 };
-use engine::queue::{Browsed, Delivered, Invalid, QueueInfo, Receipt, Reply, Sent};
+use engine::queue::{Browsed, Delivered, Invalid, QueueInfo, Receipt, Reply, Retention, Sent};
 use engine::raft::{
     AppendOutcome, Body, Change, ChangeError, ChangeRequest, Claim, FlowStatus, FollowerStatus,
     Leave, LogPosition, Membership, Message as PeerMessage, SnapshotMeta, Standing, Step,
@@ -85,9 +85,13 @@ prop_compose! {
     }
 }
 prop_compose! {
-    fn queue_info()(name in ".{0,40}", counts in any::<[u64; 4]>()) -> QueueInfo {
+    fn queue_info()(name in ".{0,40}", counts in any::<[u64; 4]>(), totals in any::<(u64, u64)>(),
+        limits in any::<[Option<u64>; 3]>()) -> QueueInfo {
         let [available, leased, delayed, sent_total] = counts;
-        QueueInfo { name, available, leased, delayed, sent_total }
+        let retention =
+            Retention { max_age_millis: limits[0], max_bytes: limits[1], max_messages: limits[2] };
+        let (bytes, dropped_total) = totals;
+        QueueInfo { name, available, leased, delayed, sent_total, bytes, dropped_total, retention }
     }
 }
 
@@ -119,6 +123,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         vec(queue_info(), 0..4).prop_map(Reply::Queues),
         any::<bool>().prop_map(Reply::Available),
         invalid().prop_map(Reply::Invalid),
+        Just(Reply::Configured),
     ]
 }
 

@@ -8,6 +8,7 @@ mod bench;
 mod look;
 mod members;
 mod output;
+mod queues;
 mod receive;
 mod send;
 mod values;
@@ -82,6 +83,11 @@ enum Command {
     Browse(look::BrowseArgs),
     /// List the queues
     List(look::ListArgs),
+    /// List the queues with their limits and what they dropped
+    Queues(queues::QueuesArgs),
+    /// Set what a queue keeps
+    #[command(subcommand)]
+    Queue(queues::QueueCommand),
     /// Delete messages by id
     Delete(look::DeleteArgs),
     /// Delete all messages of a queue
@@ -195,6 +201,8 @@ async fn run(shared: &Shared, command: Command, printer: Printer) -> Outcome {
         Command::Get(args) => look::get(&client, args, printer).await,
         Command::Browse(args) => look::browse(&client, args, printer).await,
         Command::List(args) => look::list(&client, args, printer).await,
+        Command::Queues(args) => queues::queues(&client, args, printer).await,
+        Command::Queue(command) => queues::queue(&client, command, printer).await,
         Command::Delete(args) => look::delete(&client, args, printer).await,
         Command::Purge(args) => look::purge(&client, args, printer).await,
         Command::Nodes(args) => look::nodes(&client, args, printer).await,

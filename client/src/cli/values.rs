@@ -19,6 +19,22 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit_millis).map(Duration::from_millis).ok_or_else(error)
 }
 
+/// Reads a number of bytes, `500k`, `64M` or `2G`; the units are powers of 1,024.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let error = || format!("`{text}` is not a size; write it like 4096, 500k, 64M or 2G");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let number: u64 = number.parse().map_err(|_| error())?;
+    let unit_bytes = match unit {
+        "" => 1,
+        "k" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return Err(error()),
+    };
+    number.checked_mul(unit_bytes).ok_or_else(error)
+}
+
 /// Checks that an address has a host and a port.
 pub(super) fn parse_address(text: &str) -> Result<String, String> {
     let is_address = text
@@ -78,6 +94,18 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units_that_are_powers_of_1024() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("3k"), Ok(3 * 1024));
+        assert_eq!(parse_size("64M"), Ok(64 * 1024 * 1024));
+        assert_eq!(parse_size("2G"), Ok(2 * 1024 * 1024 * 1024));
+        for wrong in ["", "k", "2g", "1.5M", "-1", "99999999999999999999", "18446744073709551615G"]
+        {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_need_a_number_and_a_unit() {

@@ -15,7 +15,7 @@
 //!
 //! A query is a version byte and the [`Query`] in bincode.
 
-use super::command::{Command, Held, Message, Query, ReceiveMode};
+use super::command::{Command, Held, Message, Query, ReceiveMode, Retention};
 use super::reply::Invalid;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position};
@@ -35,6 +35,7 @@ const TAG_NACK: u8 = 4;
 const TAG_EXTEND: u8 = 5;
 const TAG_DELETE: u8 = 6;
 const TAG_PURGE: u8 = 7;
+const TAG_CONFIGURE: u8 = 8;
 
 /// Bytes before each message of a send.
 const MESSAGE_LENGTH_BYTES: usize = 4;
@@ -56,6 +57,7 @@ impl Command {
             Self::Extend { .. } => TAG_EXTEND,
             Self::Delete { .. } => TAG_DELETE,
             Self::Purge { .. } => TAG_PURGE,
+            Self::Configure { .. } => TAG_CONFIGURE,
         };
         out.extend_from_slice(&[tag, COMMAND_VERSION]);
         match self {
@@ -70,6 +72,7 @@ impl Command {
             }
             Self::Delete { queue, ids } => wire::encode_into(&(queue, ids), out),
             Self::Purge { queue } => wire::encode_into(queue, out),
+            Self::Configure { queue, retention } => wire::encode_into(&(queue, retention), out),
         }
     }
 
@@ -100,6 +103,9 @@ impl Command {
                 Self::Delete { queue: queue.into(), ids: ids.iter().collect() }
             }
             CommandView::Purge { queue } => Self::Purge { queue: queue.into() },
+            CommandView::Configure { queue, retention } => {
+                Self::Configure { queue: queue.into(), retention }
+            }
         })
     }
 }
@@ -252,6 +258,7 @@ pub(super) enum CommandView<'a> {
     Extend { queue: &'a str, held: Items<'a, Held>, lease_millis: u64 },
     Delete { queue: &'a str, ids: Items<'a, MessageId> },
     Purge { queue: &'a str },
+    Configure { queue: &'a str, retention: Retention },
 }
 
 impl<'a> CommandView<'a> {
@@ -291,6 +298,9 @@ impl<'a> CommandView<'a> {
             }
             TAG_DELETE => Self::Delete { queue: reader.string()?, ids: Items::read(reader)? },
             TAG_PURGE => Self::Purge { queue: reader.string()? },
+            TAG_CONFIGURE => {
+                Self::Configure { queue: reader.string()?, retention: read_retention(reader)? }
+            }
             _ => return None,
         })
     }
@@ -329,8 +339,31 @@ impl<'a> CommandView<'a> {
                 check_count(ids.count as u64, limits::MESSAGES_PER_RECEIVE_MAX)
             }
             Self::Purge { queue } => check_queue_name(queue),
+            Self::Configure { queue, retention } => {
+                check_queue_name(queue)?;
+                check_retention(retention)
+            }
         }
     }
+}
+
+fn read_retention(reader: &mut Reader<'_>) -> Option<Retention> {
+    let mut limit = || match reader.array()? {
+        [0] => Some(None),
+        [1] => Some(Some(reader.number()?)),
+        [_] => None,
+    };
+    let (max_age_millis, max_bytes, max_messages) = (limit()?, limit()?, limit()?);
+    Some(Retention { max_age_millis, max_bytes, max_messages })
+}
+
+fn check_retention(retention: Retention) -> Result<(), Invalid> {
+    let Retention { max_age_millis, max_bytes, max_messages } = retention;
+    if [max_age_millis, max_bytes, max_messages].contains(&Some(0)) {
+        return Err(Invalid::Retention);
+    }
+    let (millis, max) = (max_age_millis.unwrap_or(0), limits::RETENTION_MILLIS_MAX);
+    if millis <= max { Ok(()) } else { Err(Invalid::Span { millis, max }) }
 }
 
 /// The messages of a send, known to be readable.

@@ -77,6 +77,27 @@ pub enum Command {
         /// Which.
         queue: String,
     },
+    /// Give a queue these limits in place of those that it has, from this entry on. It comes into being
+    /// if it is not there.
+    Configure {
+        /// Which.
+        queue: String,
+        /// What it keeps.
+        retention: Retention,
+    },
+}
+
+/// What a queue keeps. The limits are of the messages that a receive would get now: what exceeds them is
+/// dropped, the oldest first. A message that is leased or delayed neither counts nor is dropped; when it
+/// comes back to its old place it does, and may be. The ids of dropped messages are remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Encode, Decode)]
+pub struct Retention {
+    /// Dropped this long after the send, in log time; 1 ms to 100 years.
+    pub max_age_millis: Option<u64>,
+    /// Dropped while the encoded messages together have more bytes than this, at least 1.
+    pub max_bytes: Option<u64>,
+    /// Dropped while there are more messages than this, at least 1.
+    pub max_messages: Option<u64>,
 }
 
 /// How long a receiver gets a message for.

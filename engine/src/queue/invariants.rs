@@ -2,6 +2,7 @@
 //!
 //! Owns no state; walks that of `machine`. Slow on purpose: tests and simulations call it.
 
+use super::command::Retention;
 use super::machine::Queues;
 use super::messages::{At, State, Wait};
 use crate::hlc::Hlc;
@@ -25,6 +26,7 @@ impl Queues {
         let held: u64 = self.lines.iter().map(|line| line.leased + line.delayed).sum();
         assert!(held == self.leases.len() as u64, "held_is_leased_or_delayed");
         self.check_remembered();
+        self.check_excess();
     }
 
     fn check_holds(&self, line: u32) {
@@ -78,6 +80,11 @@ impl Queues {
             let line = &self.lines[*line as usize];
             number(xxhash_rust::xxh3::xxh3_64(name.as_bytes()));
             number(line.sent_total);
+            number(line.dropped_total);
+            let Retention { max_age_millis, max_bytes, max_messages } = line.retention;
+            for max in [max_age_millis, max_bytes, max_messages] {
+                number(max.unwrap_or(0));
+            }
             number(line.len());
             for slot_number in line.after(&self.messages, None) {
                 self.digest_message(slot_number, &mut number);

@@ -5,7 +5,9 @@
 //! cursor; one that came back keeps its old place, is before the cursor, and so is always the older.
 //! Never looks at time. Next: `leases` for when messages come back.
 
+use super::command::Retention;
 use super::messages::{Messages, NO_SLOT, SlotNo, State};
+use super::retention::Due;
 use crate::ids::Position;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -32,9 +34,15 @@ pub(super) struct Line {
     /// The last message was a milestone and went: the next to come takes its place.
     is_milestone_due: bool,
     pub(super) available: u64,
+    /// Bytes of the available messages.
+    pub(super) bytes: u64,
     pub(super) leased: u64,
     pub(super) delayed: u64,
     pub(super) sent_total: u64,
+    pub(super) dropped_total: u64,
+    pub(super) retention: Retention,
+    /// When something is to be dropped, or earlier; see `retention`.
+    pub(super) due: Option<Due>,
     /// Messages that became available since watchers were last woken.
     pub(super) woken: u64,
 }
@@ -56,9 +64,13 @@ impl Line {
             milestones: BTreeMap::new(),
             is_milestone_due: false,
             available: 0,
+            bytes: 0,
             leased: 0,
             delayed: 0,
             sent_total: 0,
+            dropped_total: 0,
+            retention: Retention::default(),
+            due: None,
             woken: 0,
         }
     }
@@ -89,6 +101,7 @@ impl Line {
             self.fresh = number;
         }
         self.available += 1;
+        self.bytes += u64::from(messages[number].len);
         self.append(messages, number);
     }
 
@@ -114,6 +127,7 @@ impl Line {
         }
         if state == State::Available {
             self.put_back(messages, number);
+            self.bytes += u64::from(messages[number].len);
         }
         *self.count_mut(state) += 1;
         self.append(messages, number);
@@ -142,7 +156,7 @@ impl Line {
         self.returned.clear();
         self.milestones.clear();
         self.is_milestone_due = false;
-        (self.available, self.leased, self.delayed) = (0, 0, 0);
+        (self.available, self.leased, self.delayed, self.bytes) = (0, 0, 0, 0);
         move |messages| {
             let number = (next != NO_SLOT).then_some(next)?;
             let slot = &mut messages[number];
@@ -234,7 +248,7 @@ impl Line {
     /// # Panics
     /// With the name of the invariant that does not hold.
     pub(super) fn check_invariants(&self, messages: &Messages, queue: u32) -> u64 {
-        let (mut counts, mut returned) = ([0; 3], 0);
+        let (mut counts, mut returned, mut bytes) = ([0; 3], 0, 0);
         let (mut milestones, mut since_milestone) = (0, 0);
         let (mut before, mut fresh) = (NO_SLOT, NO_SLOT);
         for number in self.after(messages, None) {
@@ -245,7 +259,10 @@ impl Line {
                 before == NO_SLOT || messages.position(before) < messages.position(number);
             assert!(in_order, "queue_in_order_of_arrival");
             match slot.state() {
-                State::Available => counts[0] += 1,
+                State::Available => {
+                    counts[0] += 1;
+                    bytes += u64::from(slot.len);
+                }
                 State::Leased => counts[1] += 1,
                 State::Delayed => counts[2] += 1,
                 State::Gone => panic!("gone_message_in_no_queue"),
@@ -270,6 +287,7 @@ impl Line {
         assert!(fresh == self.fresh, "cursor_at_the_first_fresh_message");
         assert!(returned == self.returned.len(), "returned_is_available_and_not_fresh");
         assert!(counts == [self.available, self.leased, self.delayed], "counts_agree");
+        assert!(bytes == self.bytes, "counts_agree");
         assert!(milestones == self.milestones.len(), "milestones_are_in_the_list");
         self.len()
     }

@@ -13,6 +13,7 @@ use super::leases::{Hold, Leases};
 use super::line::{Line, watch_key};
 use super::messages::{At, Messages, SlotNo, State};
 use super::reply::{Browsed, Delivered, Invalid, QueueInfo, Receipt, Reply, Sent};
+use super::retention::Excess;
 use super::snapshot::SnapshotWriter;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position};
@@ -48,6 +49,7 @@ pub struct Queues {
     /// The line that was sent to last; looked at first.
     line_last: u32,
     pub(super) lines_by_name: BTreeMap<Box<str>, u32>,
+    pub(super) excess: Excess,
     pub(super) token_last: LeaseToken,
     pub(super) message_count: u64,
     /// Lines with something to wake watchers for.
@@ -76,6 +78,7 @@ impl Queues {
             lines_by_key: HashTable::new(),
             line_last: 0,
             lines_by_name: BTreeMap::new(),
+            excess: Excess::new(),
             token_last: LeaseToken::ZERO,
             message_count: 0,
             woken: Vec::new(),
@@ -145,6 +148,7 @@ impl Queues {
         self.lines[line as usize].push(&mut self.messages, number);
         self.message_count += 1;
         self.wake(line);
+        self.watch_excess(line);
         let CommandContext { term, index, log_time: stamp, offset: _ } = context;
         let receipt = Receipt { position: Position { index, offset }, term, stamp };
         Sent { receipt, duplicate: false }
@@ -269,7 +273,7 @@ impl Queues {
     }
 
     /// Removes a message that is in a queue, whatever its state.
-    fn remove_message(&mut self, number: SlotNo) {
+    pub(super) fn remove_message(&mut self, number: SlotNo) {
         match self.messages[number].state() {
             State::Available => {
                 let line = self.messages[number].queue as usize;
@@ -289,8 +293,12 @@ impl Queues {
 
     /// Removes a message that no receive can get and that is held no more.
     fn remove_withheld(&mut self, number: SlotNo) {
-        let (line, state) = (self.messages[number].queue as usize, self.messages[number].state());
+        let slot = &self.messages[number];
+        let (line, state, len) = (slot.queue as usize, slot.state(), slot.len);
         *self.lines[line].count_mut(state) -= 1;
+        if state == State::Available {
+            self.lines[line].bytes -= u64::from(len);
+        }
         self.lines[line].unlink(&mut self.messages, number);
         self.become_gone(number);
     }
@@ -316,6 +324,12 @@ impl Queues {
         let line = &mut self.lines[slot.queue as usize];
         *line.count_mut(slot.state()) -= 1;
         *line.count_mut(state) += 1;
+        if slot.state() == State::Available {
+            line.bytes -= u64::from(slot.len);
+        }
+        if state == State::Available {
+            line.bytes += u64::from(slot.len);
+        }
         slot.set_state(state);
     }
 
@@ -325,6 +339,7 @@ impl Queues {
         let line = self.messages[number].queue;
         self.lines[line as usize].put_back(&self.messages, number);
         self.wake(line);
+        self.watch_excess(line);
     }
 
     /// Notes that one more message is available.
@@ -372,6 +387,9 @@ impl Queues {
                 leased: line.leased,
                 delayed: line.delayed,
                 sent_total: line.sent_total,
+                bytes: line.bytes,
+                dropped_total: line.dropped_total,
+                retention: line.retention,
             }
         };
         Reply::Queues(names.take(max as usize).map(|(_, line)| info(line)).collect())
@@ -408,7 +426,7 @@ impl StateMachine for Queues {
             Err(invalid) => return Reply::Invalid(invalid),
         };
         let now = context.log_time;
-        match command {
+        let reply = match command {
             CommandView::Send(sent) => self.send(context, &sent),
             CommandView::Receive { queue, max, mode } => self.receive(now, queue, max, mode),
             CommandView::Acknowledge { queue, held } => {
@@ -425,7 +443,10 @@ impl StateMachine for Queues {
             }
             CommandView::Delete { queue, ids } => self.delete(queue, ids),
             CommandView::Purge { queue } => self.purge(queue),
-        }
+            CommandView::Configure { queue, retention } => self.configure(queue, retention),
+        };
+        self.drop_excess(now);
+        reply
     }
 
     fn advance(&mut self, log_time: Hlc) {
@@ -433,6 +454,8 @@ impl StateMachine for Queues {
             let Some(hold) = self.leases.take_due(log_time) else { break };
             self.make_available(hold.slot);
         }
+        self.excess.renew_budget();
+        self.drop_excess(log_time);
         for _ in 0..self.dedup.forget_budget() {
             let gone = self.messages.used() - self.message_count;
             let next = self.dedup.forget_next(&mut self.messages, log_time, gone);
@@ -443,10 +466,11 @@ impl StateMachine for Queues {
         }
     }
 
-    /// The end of a lease or delay; in the past if too many ended at once, as the next entry goes on
-    /// with them. Forgetting ids needs no entry of its own.
+    /// The end of a lease or delay, or when a message is to be dropped; in the past if too many were due
+    /// at once, as the next entry goes on with them. Forgetting ids needs no entry of its own.
     fn next_deadline(&self) -> Option<Hlc> {
-        self.leases.next_deadline()
+        let (hold, excess) = (self.leases.next_deadline(), self.excess.next_deadline());
+        [hold, excess].into_iter().flatten().min()
     }
 
     fn query(&self, query: &[u8]) -> Reply {
@@ -481,7 +505,8 @@ impl StateMachine for Queues {
             | Reply::Purged(_)
             | Reply::Queues(_)
             | Reply::Available(_)
-            | Reply::Invalid(_) => {}
+            | Reply::Invalid(_)
+            | Reply::Configured => {}
         }
     }
 

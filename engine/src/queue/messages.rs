@@ -358,6 +358,12 @@ impl Messages {
         self.numbers.capacity()
     }
 
+    /// Chunks with room for messages that wait.
+    #[cfg(test)]
+    pub(super) fn waiting_chunks(&self) -> usize {
+        self.waits.values().count() / super::slab::CHUNK_LEN
+    }
+
     /// Messages in a queue and remembered ones.
     pub(super) fn used(&self) -> u64 {
         u64::from(self.numbers.used())

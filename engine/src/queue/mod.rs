@@ -14,6 +14,7 @@ mod machine;
 mod messages;
 mod remembered;
 mod reply;
+mod retention;
 mod slab;
 mod snapshot;
 mod table;
@@ -21,6 +22,6 @@ mod table;
 mod tests;
 
 pub use codec::{HeadersView, MessageView};
-pub use command::{Command, Held, Message, Query, ReceiveMode};
+pub use command::{Command, Held, Message, Query, ReceiveMode, Retention};
 pub use machine::Queues;
 pub use reply::{Browsed, Delivered, Invalid, QueueInfo, Receipt, Reply, Sent};

@@ -1,5 +1,6 @@
 //! What the queues answer.
 
+use super::command::Retention;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, MessageId, Position, Term};
 use alloc::string::String;
@@ -60,6 +61,8 @@ pub enum Reply {
     Available(bool),
     /// The command or query makes no sense and had no effect.
     Invalid(Invalid),
+    /// To configure: the queue has these limits now.
+    Configured,
 }
 
 /// A message handed to a receiver. Its bytes (an encoded [`Message`](super::Message)) lie in the log
@@ -100,6 +103,12 @@ pub struct QueueInfo {
     pub delayed: u64,
     /// Messages ever sent to it.
     pub sent_total: u64,
+    /// Bytes of the messages that a receive would get now.
+    pub bytes: u64,
+    /// Messages that it ever dropped because they exceeded its limits.
+    pub dropped_total: u64,
+    /// Its limits.
+    pub retention: Retention,
 }
 
 /// Why a command or a query is refused.
@@ -154,4 +163,7 @@ pub enum Invalid {
         /// At most.
         max: u64,
     },
+    /// A limit of a queue that would keep nothing.
+    #[error("a limit of 0 would keep nothing; leave a limit out to have none, or purge the queue")]
+    Retention,
 }

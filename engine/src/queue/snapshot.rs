@@ -8,7 +8,8 @@
 //! ```text
 //!  +-----+------------+----------------+--------+-----------------+----------+---------+
 //!  | ver | last token | sends since    | queues | count x (name,  | messages | count x |
-//!  | u8  |            | the last entry |        | sent and gone)  |          | message |
+//!  | u8  |            | the last entry |        | gone, dropped,  |          | message |
+//!  |     |            |                |        | age, bytes, max)|          |         |
 //!  +-----+------------+----------------+--------+-----------------+----------+---------+
 //!
 //!  message
@@ -18,12 +19,14 @@
 //!  +-----+----------+-------+------+-------+------+-------+-----+--------+-------+-------+
 //! ```
 //!
-//! Numbers without a size are bincode's varints. Queues come in the order of their names and are
+//! Numbers without a size are bincode's varints. Of a queue there are those that were sent and are gone,
+//! those of them that it dropped, and its limits, 0 for none. Queues come in the order of their names and are
 //! numbered so; messages come in log order, and those whose id is remembered are the last of them.
 //! Index, term and stamp count from those of the entry before, an offset from that of the message
 //! before in the same entry, and the end of a hold from the stamp. The flags tell what is left out
 //! because it is as with the message before, or because there is none.
 
+use super::command::Retention;
 use super::dedup::HashedId;
 use super::leases::Hold;
 use super::line::Line;
@@ -43,7 +46,7 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::ops::Bound;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// No counter gets here within the life of a cluster; in a snapshot it is damage, and so nothing
 /// that counts on can overflow.
@@ -91,6 +94,8 @@ fn put_new(flag: u8, value: u32, last: &mut u32, flags: &mut u8, out: &mut Vec<u
 struct LineHead {
     first: SlotNo,
     gone: u64,
+    dropped: u64,
+    retention: Retention,
 }
 
 /// Which part is next.
@@ -146,6 +151,8 @@ impl SnapshotWriter {
         let head = |line: &Line| LineHead {
             first: line.first().unwrap_or(NO_SLOT),
             gone: line.sent_total - line.len(),
+            dropped: line.dropped_total,
+            retention: line.retention,
         };
         Self {
             at,
@@ -205,7 +212,13 @@ impl SnapshotWriter {
         let ordinal = last.map_or(0, |(_, ordinal)| ordinal + 1);
         self.ordinals[*number as usize] = ordinal;
         wire::encode_into(&&**name, out);
-        put(self.lines[*number as usize].gone, out);
+        let LineHead { gone, dropped, retention, .. } = self.lines[*number as usize];
+        put(gone, out);
+        put(dropped, out);
+        let Retention { max_age_millis, max_bytes, max_messages } = retention;
+        for max in [max_age_millis, max_bytes, max_messages] {
+            put(max.unwrap_or(0), out);
+        }
         Stage::Names(Some((name.clone(), ordinal)))
     }
 
@@ -329,14 +342,18 @@ impl Queues {
             reader.check(name > name_last, "queues are not in the order of their names")?;
             name_last = name;
             let line = self.find_or_create_line(name);
+            let line = &mut self.lines[line as usize];
             // Its messages are still to be counted in.
-            self.lines[line as usize].sent_total = reader.number(COUNTER_MAX, "a queue's total")?;
+            line.sent_total = reader.number(COUNTER_MAX, "a queue's total")?;
+            line.dropped_total = reader.number(line.sent_total, "what a queue dropped")?;
+            line.retention = read_retention(&mut reader)?;
         }
         let mut last = Last::default();
         for _ in 0..reader.number(u64::from(u32::MAX) - 1, "the number of messages")? {
             self.read_message(&mut reader, &mut last)?;
         }
         self.dedup.sends_since_forgetting = sends_since_forgetting;
+        (0..self.lines.len() as u32).for_each(|line| self.watch_excess(line));
         // Nothing began or ended: whoever restores asks for all live entries.
         self.messages.take_changes(&mut BodyChanges::default());
         reader.finish()
@@ -429,6 +446,18 @@ impl Queues {
         let firsts = self.lines.iter().filter_map(|line| line.first());
         firsts.map(|number| self.messages.position(number).index).min()
     }
+}
+
+fn read_retention(reader: &mut SnapshotReader<'_>) -> Result<Retention, RestoreError> {
+    let mut limit = |max| {
+        let limit = reader.number(max, "a queue's limits")?;
+        Ok((limit > 0).then_some(limit))
+    };
+    Ok(Retention {
+        max_age_millis: limit(limits::RETENTION_MILLIS_MAX)?,
+        max_bytes: limit(u64::MAX)?,
+        max_messages: limit(u64::MAX)?,
+    })
 }
 
 impl Last {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use super::machine::EXPIRIES_PER_ADVANCE_MAX;
+use super::retention::DROPS_PER_ENTRY_MAX;
 use super::*;
 use crate::hlc::Hlc;
 use crate::ids::{LeaseToken, LogIndex, MessageId, Position, Term};
@@ -102,6 +103,16 @@ fn message(number: u64) -> Message {
         sent_at: Hlc(number),
         headers: Vec::new(),
         body: Vec::new(),
+    }
+}
+
+impl Queues {
+    fn known_ids(&self) -> u64 {
+        self.messages.used()
+    }
+
+    fn waiting_chunks(&self) -> usize {
+        self.messages.waiting_chunks()
     }
 }
 
@@ -518,4 +529,151 @@ fn the_encoding_of_commands_is_pinned() {
     let mode = ReceiveMode::Lease { millis: 100 };
     let receive = Command::Receive { queue, max: 3, mode };
     assert_eq!(hex(&receive), "02010171030164");
+}
+
+impl Fed {
+    fn configure(&mut self, limits: [Option<u64>; 3]) {
+        let [max_age_millis, max_bytes, max_messages] = limits;
+        let retention = Retention { max_age_millis, max_bytes, max_messages };
+        assert_eq!(
+            self.apply(&Command::Configure { queue: "q".into(), retention }),
+            Reply::Configured
+        );
+    }
+
+    fn info(&self) -> QueueInfo {
+        match self.machine.query(&Query::List { after: None, max: 9 }.encode()) {
+            Reply::Queues(queues) => queues[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn more_messages_than_a_queue_may_have_go_oldest_first() {
+    let mut fed = Fed::new();
+    fed.configure([None, None, Some(3)]);
+    let sent = fed.send(0..5);
+    let waiting: Vec<Position> = sent[2..].iter().map(|sent| sent.receipt.position).collect();
+    assert_eq!(fed.browse(None, 10), waiting);
+    assert_eq!((fed.info().dropped_total, fed.info().sent_total), (2, 5));
+    // A dropped message's id is remembered as any other's.
+    assert!(fed.send(0..1)[0].duplicate);
+    assert_eq!(fed.machine.next_deadline(), None);
+}
+
+#[test]
+fn more_bytes_than_a_queue_may_have_go_oldest_first() {
+    let mut fed = Fed::new();
+    let each = message(0).encode().len() as u64;
+    fed.configure([None, Some(2 * each + 1), None]);
+    let sent = fed.send(0..5);
+    let waiting: Vec<Position> = sent[3..].iter().map(|sent| sent.receipt.position).collect();
+    assert_eq!(fed.browse(None, 10), waiting);
+    assert_eq!(fed.info().bytes, 2 * each);
+}
+
+#[test]
+fn a_message_goes_when_it_reaches_its_age_in_log_time() {
+    let mut fed = Fed::new();
+    fed.configure([Some(50), None, None]);
+    let receipt = fed.send(0..2)[0].receipt;
+    assert_eq!(fed.machine.next_deadline(), Some(receipt.stamp.after_millis(50)));
+    fed.wait(49);
+    assert_eq!(fed.info().available, 2);
+    fed.wait(1);
+    assert_eq!((fed.info().available, fed.info().dropped_total), (0, 2));
+    assert_eq!(fed.machine.next_deadline(), None);
+}
+
+#[test]
+fn what_is_held_neither_counts_nor_goes_until_it_comes_back() {
+    let mut fed = Fed::new();
+    fed.configure([Some(60), None, Some(2)]);
+    fed.send(0..2);
+    let held = fed.lease(2);
+    fed.send(2..4);
+    assert_eq!((fed.info().available, fed.info().leased), (2, 2));
+    // One of the held is given back: it is the oldest, and one too many.
+    fed.apply(&Command::Nack { queue: "q".into(), held: vec![held[0]], delay_millis: 0 });
+    assert_eq!((fed.info().available, fed.info().dropped_total), (2, 1));
+    // The other is past its age, and still its receiver's to acknowledge.
+    fed.wait(70);
+    assert_eq!((fed.info().available, fed.info().leased), (0, 1));
+    assert_eq!(fed.acknowledge(vec![held[1]]), [true]);
+    assert_eq!(fed.info().dropped_total, 3);
+}
+
+#[test]
+fn limits_that_come_late_take_effect_over_several_entries() {
+    let mut fed = Fed::new();
+    let count = u64::from(DROPS_PER_ENTRY_MAX) * 2 + 10;
+    (0..count).step_by(4_000).for_each(|from| _ = fed.send(from..count.min(from + 4_000)));
+    fed.configure([None, None, Some(5)]);
+    let left = |fed: &Fed| fed.info().available;
+    assert_eq!(left(&fed), count - u64::from(DROPS_PER_ENTRY_MAX));
+    assert!(fed.machine.next_deadline() <= Some(fed.context.log_time), "the next entry goes on");
+    // A machine without this history goes on in the same way.
+    let mut bytes = Vec::new();
+    fed.machine.snapshot(&mut bytes);
+    let mut restored = Fed::new();
+    restored.machine.restore(&bytes).unwrap();
+    restored.context = fed.context;
+    for _ in 0..2 {
+        fed.wait(1);
+        restored.wait(1);
+        assert_eq!(fed.machine.digest(), restored.machine.digest());
+    }
+    assert_eq!(left(&fed), 5);
+    assert_eq!(fed.machine.next_deadline(), None);
+}
+
+#[test]
+fn limits_that_keep_nothing_or_exceed_a_century_are_refused() {
+    let mut fed = Fed::new();
+    let too_old = limits::RETENTION_MILLIS_MAX + 1;
+    for (max_age_millis, max_messages, invalid) in [
+        (Some(0), None, Invalid::Retention),
+        (None, Some(0), Invalid::Retention),
+        (Some(too_old), None, Invalid::Span { millis: too_old, max: too_old - 1 }),
+    ] {
+        let retention = Retention { max_age_millis, max_bytes: None, max_messages };
+        let reply = fed.apply(&Command::Configure { queue: "q".into(), retention });
+        assert_eq!(reply, Reply::Invalid(invalid));
+    }
+    assert_eq!(fed.machine.queue_count(), 0);
+}
+
+#[test]
+fn the_oldest_ids_are_forgotten_early_when_too_many_are_remembered() {
+    let mut fed = Fed::new();
+    let limits = Limits { remembered_ids_max: 10, ..Limits::default() };
+    fed.machine = Queues::new(&limits);
+    fed.send(0..1);
+    fed.send(1..31);
+    // All but the first, which somebody holds.
+    let held = fed.lease(1);
+    fed.receive(30, ReceiveMode::Take);
+    fed.wait(1);
+    assert_eq!(fed.machine.known_ids(), 1 + 10);
+    let again = fed.send(0..31);
+    let is_known: Vec<u64> =
+        (0..).zip(&again).filter(|(_, s)| s.duplicate).map(|(n, _)| n).collect();
+    assert_eq!(is_known, [&[0][..], &Vec::from_iter(21..31)].concat());
+    fed.apply(&Command::Extend { queue: "q".into(), held, lease_millis: 10_000 });
+}
+
+#[test]
+fn what_is_remembered_takes_a_part_of_what_waits() {
+    let mut fed = Fed::new();
+    for from in (0..40_000).step_by(1_000) {
+        fed.send(from..from + 1_000);
+    }
+    let waiting = fed.machine.waiting_chunks();
+    assert!(waiting >= 39);
+    while fed.machine.message_count() > 0 {
+        fed.receive(4_000, ReceiveMode::Take);
+    }
+    assert_eq!(fed.machine.known_ids(), 40_000);
+    assert_eq!(fed.machine.waiting_chunks(), 1, "only the latest chunk stays");
 }

@@ -162,6 +162,9 @@ impl Caller {
             }
             Command::Delete { queue, ids } => client.delete(&queue, &ids).await.map(Reply::Deleted),
             Command::Purge { queue } => client.purge(&queue).await.map(Reply::Purged),
+            Command::Configure { queue, retention } => {
+                client.configure(&queue, retention).await.map(|()| Reply::Configured)
+            }
         }
     }
 

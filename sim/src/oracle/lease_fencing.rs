@@ -64,7 +64,8 @@ fn settled(operation: &Operation) -> impl Iterator<Item = &Held> {
             Command::Send { .. }
             | Command::Receive { .. }
             | Command::Delete { .. }
-            | Command::Purge { .. },
+            | Command::Purge { .. }
+            | Command::Configure { .. },
         )
         | Action::Query(_)
         | Action::StaleQuery(_) => &[],

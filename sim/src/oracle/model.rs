@@ -11,7 +11,8 @@ use engine::hlc::Hlc;
 use engine::ids::{LeaseToken, MessageId, Position, Sequence, SessionId};
 use engine::limits::{DELIVERY_BYTES_TARGET, SESSION_WINDOW};
 use engine::queue::{
-    Browsed, Command, Delivered, Held, Message, Query, QueueInfo, Receipt, ReceiveMode, Reply, Sent,
+    Browsed, Command, Delivered, Held, Message, Query, QueueInfo, Receipt, ReceiveMode, Reply,
+    Retention, Sent,
 };
 use engine::state_machine::CommandContext;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,6 +38,27 @@ struct Waiting {
 struct Queue {
     messages: BTreeMap<Position, Waiting>,
     sent_total: u64,
+    dropped_total: u64,
+    retention: Retention,
+}
+
+impl Queue {
+    fn available(&self) -> impl Iterator<Item = &Waiting> {
+        self.messages.values().filter(|message| message.holder == Holder::Nobody)
+    }
+
+    /// The oldest available message, if it must go.
+    fn excess(&self, now: Hlc) -> Option<Position> {
+        let first = self.available().next()?;
+        let Retention { max_age_millis, max_bytes, max_messages } = self.retention;
+        let is_old =
+            max_age_millis.is_some_and(|millis| first.receipt.stamp.after_millis(millis) <= now);
+        let bytes: u64 = self.available().map(|message| u64::from(message.len)).sum();
+        let count = self.available().count() as u64;
+        let is_much =
+            max_bytes.is_some_and(|max| bytes > max) || max_messages.is_some_and(|max| count > max);
+        (is_old || is_much).then_some(first.receipt.position)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +109,7 @@ impl QueueModel {
             let message = queue.messages.get_mut(&position).expect("and of messages in them");
             message.holder = Holder::Nobody;
         }
+        self.drop_excess(now);
         while let Some((stamp, id)) = self.window.front().copied() {
             if stamp.after_millis(self.window_millis) >= now {
                 break;
@@ -100,8 +123,26 @@ impl QueueModel {
         }
     }
 
+    /// The oldest available messages go while a queue has more than its limits allow.
+    fn drop_excess(&mut self, now: Hlc) {
+        let limited = |(_, queue): &(&String, &Queue)| queue.retention != Retention::default();
+        let limited = self.queues.iter().filter(limited).map(|(name, _)| name.clone());
+        for name in limited.collect::<Vec<_>>() {
+            while let Some(position) = self.queues[&name].excess(now) {
+                self.remove(&name, position);
+                self.queues.get_mut(&name).expect("it was looked up").dropped_total += 1;
+            }
+        }
+    }
+
     /// Applies a command and says what must be replied.
     pub fn apply(&mut self, context: CommandContext, command: &Command) -> Reply {
+        let reply = self.apply_one(context, command);
+        self.drop_excess(context.log_time);
+        reply
+    }
+
+    fn apply_one(&mut self, context: CommandContext, command: &Command) -> Reply {
         let now = context.log_time;
         match command {
             Command::Send { messages } => self.send(context, messages),
@@ -142,6 +183,10 @@ impl QueueModel {
                 positions.iter().for_each(|position| self.remove(queue, *position));
                 Reply::Purged(positions.len() as u64)
             }
+            Command::Configure { queue, retention } => {
+                self.queues.entry(queue.clone()).or_default().retention = *retention;
+                Reply::Configured
+            }
         }
     }
 
@@ -180,7 +225,8 @@ impl QueueModel {
     fn receive(&mut self, now: Hlc, name: &str, max: u32, mode: ReceiveMode) -> Reply {
         let mut deliveries: Vec<Delivered> = Vec::new();
         let mut bytes = 0;
-        for message in self.queues.entry(name.to_owned()).or_default().messages.values_mut() {
+        let messages = self.queues.get_mut(name).map(|queue| queue.messages.values_mut());
+        for message in messages.into_iter().flatten() {
             if message.holder != Holder::Nobody {
                 continue;
             }
@@ -193,8 +239,6 @@ impl QueueModel {
             let (position, len) = (message.receipt.position, message.len);
             deliveries.push(Delivered { position, len, attempt: message.attempts });
         }
-        // Asking an unknown queue must not bring it into being.
-        self.queues.retain(|_, queue| queue.sent_total > 0);
         let (mut token, mut until) = (LeaseToken::ZERO, Hlc::ZERO);
         match mode {
             ReceiveMode::Take => {
@@ -349,6 +393,9 @@ fn info((name, queue): (&String, &Queue)) -> QueueInfo {
         leased: count(|holder| matches!(holder, Holder::Receiver { .. })),
         delayed: count(|holder| matches!(holder, Holder::Delay { .. })),
         sent_total: queue.sent_total,
+        bytes: queue.available().map(|message| u64::from(message.len)).sum(),
+        dropped_total: queue.dropped_total,
+        retention: queue.retention,
     }
 }
 
