@@ -418,6 +418,7 @@ pub(crate) fn body_count(reply: &Reply) -> usize {
         | Reply::Purged(_)
         | Reply::Queues(_)
         | Reply::Available(_)
+        | Reply::Configured
         | Reply::Invalid(_) => 0,
     }
 }

@@ -226,7 +226,7 @@ fn one_of_each() -> Fed {
     fed.wait(WINDOW_MILLIS + 1);
     fed.send("q", 3..7);
     let held = fed.lease("q", 3);
-    fed.apply(&Command::Nack { queue: "q".into(), held: vec![held[0]], delay_millis: 2 });
+    fed.apply(&Command::Nack { queue: "q".into(), held: vec![held[0]], delay_millis: 3 });
     fed.apply(&Command::Acknowledge { queue: "q".into(), held: vec![held[1]] });
     let (max_age_millis, max_bytes, max_messages) = (None, Some(300), None);
     let retention = Retention { max_age_millis, max_bytes, max_messages };
@@ -244,10 +244,10 @@ fn the_snapshot_of_queues_is_pinned() {
         &[1, b'q', 1, 0, 0, 251, 44, 1, 0], // one is gone, not dropped; a limit of bytes
         &[1, b'r', 0, 0, 0, 0, 0],
         &[6],
-        // Forgotten: entry 1 of term 3 at 2 ms; it is delayed until 1 010 ms.
+        // Forgotten: entry 1 of term 3 at 2 ms; it is delayed until 1 011 ms.
         &[0b1110_1011],
         &id(1),
-        &[1, 3, 252, 0, 0, 2, 0, 46, len, 1, 252, 0, 0, 240, 3, 0],
+        &[1, 3, 252, 0, 0, 2, 0, 46, len, 1, 252, 0, 0, 241, 3, 0],
         // Forgotten: entry 2, in the other queue; its lease has ended.
         &[0b0101_1001],
         &id(2),

@@ -196,7 +196,7 @@ fn print(contents: &Contents, printer: Printer) -> Outcome {
     );
     printer.line(&value, &text)?;
     let row = |queue: &QueueInfo| {
-        let QueueInfo { name, available, leased, delayed, sent_total } = queue;
+        let QueueInfo { name, available, leased, delayed, sent_total, .. } = queue;
         let value = json!({
             "queue": name, "available": available, "leased": leased, "delayed": delayed,
             "sent_total": sent_total,

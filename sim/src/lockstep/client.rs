@@ -524,6 +524,7 @@ fn decode(
         | Reply::Purged(_)
         | Reply::Queues(_)
         | Reply::Available(_)
+        | Reply::Configured
         | Reply::Invalid(_) => Vec::new(),
     };
     lens.into_iter()

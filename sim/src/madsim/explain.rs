@@ -250,6 +250,7 @@ pub(super) fn without_lengths(reply: &Reply) -> Reply {
         | Reply::Purged(_)
         | Reply::Queues(_)
         | Reply::Available(_)
+        | Reply::Configured
         | Reply::Invalid(_) => {}
     }
     reply

@@ -158,7 +158,8 @@ fn question(action: &Action) -> Option<Question> {
             Command::Receive { mode: ReceiveMode::Lease { .. }, .. }
             | Command::Acknowledge { .. }
             | Command::Nack { .. }
-            | Command::Extend { .. },
+            | Command::Extend { .. }
+            | Command::Configure { .. },
         )
         | Action::Query(
             Query::Get { .. } | Query::Browse { .. } | Query::List { .. } | Query::Available { .. },
@@ -180,6 +181,7 @@ fn told(reply: &Reply, messages: &[MessageId]) -> Option<Told> {
         | Reply::Got(_)
         | Reply::Queues(_)
         | Reply::Available(_)
+        | Reply::Configured
         | Reply::Invalid(_) => None,
     }
 }
