@@ -11,8 +11,8 @@ use engine::storage::disk::{Disk, DiskOp, FileName, Job, JobId};
 use engine::storage::format::{EntrySpan, FlushHeader, Owner, Place, SEGMENT_HEADER_BYTES};
 use engine::storage::{CleaningPlan, HardState, IoId, Persist, Recovered, Store};
 use proptest::prelude::*;
-use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use sim::disk::{CrashMode, SimDisk};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -595,4 +595,37 @@ fn each_flush_repeats_what_the_one_before_left_at_the_logs_end() {
         offset += header.flush_bytes();
     }
     assert_eq!(spans, [(1, 0), (1, 0), (1, 6), (3, 1), (4, 0)]);
+}
+
+/// A queue that is always about as long, of which now this and now that message is taken: every
+/// segment is as sparse as the others. One cleaning read, and one job of the write lane, to a flush.
+#[test]
+fn in_a_steady_load_the_disk_stays_within_its_bound_all_along() {
+    const LIVE_ENTRIES: usize = 400;
+    let segment_bytes_max = 1 << 20;
+    let mut world = World::on(SimDisk::new(), segment_bytes_max);
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
+    let (mut excess_max, mut logged) = (0, 0);
+    for turn in 0..3_000 {
+        let records = (world.last + 1..=world.last + 5).map(|index| record(index, TERM.0, 20_000));
+        let records: Vec<Record> = records.collect();
+        world.live.extend(world.last + 1..=world.last + 5);
+        world.last += 5;
+        world.persist(None, world.last, records);
+        while world.live.len() > LIVE_ENTRIES {
+            world.end(rng.random_range(0..LIVE_ENTRIES));
+        }
+        if turn % 20 == 0 {
+            world.make_snapshot();
+        }
+        world.begin_cleaning();
+        world.end_cleaning();
+        assert!(world.write(usize::MAX));
+        logged = logged.max(world.last - world.base);
+        let bound = 2 * world.store.live_bytes();
+        excess_max = excess_max.max(world.store.bytes().saturating_sub(bound));
+    }
+    assert!(logged < 300, "{logged} entries in the log proper");
+    println!("{} KiB above twice the live bytes", excess_max >> 10);
+    assert!(excess_max <= 6 * segment_bytes_max, "{excess_max} bytes above twice the live ones");
 }
