@@ -90,6 +90,10 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// so that it can go.
 pub const SLACK_BYTES: u64 = 4 * SEGMENT_BYTES_MAX;
 
+/// When nothing was written for so long after a flush, a flush of the hard state alone follows: what
+/// is damaged before a valid flush is told from what was never wholly written.
+pub const SEAL_AFTER: Micros = Micros::from_secs(1);
+
 /// Default lease of a received message.
 pub const LEASE_MILLIS_DEFAULT: u64 = 30_000;
 /// Longest lease, and longest delay of a nack.

@@ -22,6 +22,7 @@ mod space;
 use crate::api::{Request, Response, Token};
 use crate::engine::{self, Config, Engine, Fetch, FetchId, SnapshotRead, Status};
 use crate::ids::{LogIndex, NodeId, Term};
+use crate::limits::SEAL_AFTER;
 use crate::raft::{Message, Raft};
 use crate::record::Record;
 use crate::state_machine::{RestoreError, StateMachine};
@@ -133,6 +134,8 @@ pub struct Replica<S: StateMachine> {
     torn_bytes: u64,
     room: Room,
     data_bytes_max: u64,
+    /// When the last flush is sealed, unless another comes before.
+    seal_at: Option<Micros>,
     /// Reused from step to step.
     scratch: Vec<engine::Effect<S::Reply>>,
 }
@@ -152,9 +155,11 @@ impl<S: StateMachine> Replica<S> {
         let (store, recovered) =
             Store::open(disk, config.cluster, config.group, config.node, &config.limits)?;
         let data_bytes_max = config.limits.data_bytes_max;
+        let seal_at = (!store.is_sealed()).then(|| now.monotonic + SEAL_AFTER);
         Ok(Self {
             engine: Engine::new(config, machine, &recovered, now)?,
             store,
+            seal_at,
             last_job: JobId(0),
             write: None,
             reads: BTreeMap::new(),
@@ -184,6 +189,10 @@ impl<S: StateMachine> Replica<S> {
             }
             Input::Disk(done) => self.on_disk(now, done, effects),
             Input::Turn => {
+                if self.seal_at.is_some_and(|at| at <= now.monotonic) {
+                    self.seal_at = None;
+                    self.store.seal();
+                }
                 self.step_engine(now, engine::Input::Turn, effects);
                 self.watch_room(now, effects);
             }
@@ -247,6 +256,7 @@ impl<S: StateMachine> Replica<S> {
         let id = self.next_job();
         if let Some(job) = self.store.next_write(id) {
             self.write = Some(id);
+            self.seal_at = None;
             effects.push(Effect::Disk(job));
         }
     }
@@ -376,6 +386,9 @@ impl<S: StateMachine> Replica<S> {
         }
         self.begin_write(effects);
         self.begin_cleaning(effects);
+        if self.write.is_none() && !self.store.is_sealed() {
+            self.seal_at = Some(now.monotonic + SEAL_AFTER);
+        }
     }
 
     fn fail(&mut self, reason: String, effects: &mut Vec<Effect<S::Reply>>) {
@@ -388,7 +401,8 @@ impl<S: StateMachine> Replica<S> {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
         let engine = self.engine.next_deadline()?;
-        Some(self.room.next_deadline().map_or(engine, |room| room.min(engine)))
+        let others = [self.room.next_deadline(), self.seal_at];
+        Some(others.into_iter().flatten().fold(engine, Micros::min))
     }
 
     /// How it is.

@@ -49,6 +49,9 @@ pub struct Store {
     pub(super) copies: Copies,
     /// Whether the archive holds nothing but what can be asked for.
     pub(super) is_settled: bool,
+    /// Whether the last flush has nothing that another would have to vouch for.
+    pub(super) is_sealed: bool,
+    pub(super) wants_seal: bool,
     /// Records that were found damaged.
     pub(super) damaged: u64,
     pub(super) segments: Segments,
@@ -209,7 +212,8 @@ impl Store {
         let is_waiting = reset.is_some_and(|reset| !self.snapshots.is_saved(reset.snapshot));
         let (persists, records_bytes) = if is_waiting { (0, 0) } else { self.persists_that_fit() };
         let copies = self.copies_that_fit(records_bytes);
-        if persists == 0 && copies.is_empty() {
+        let is_seal = core::mem::take(&mut self.wants_seal);
+        if persists == 0 && copies.is_empty() && !is_seal {
             return None;
         }
         ops.reserve(5);
@@ -228,6 +232,7 @@ impl Store {
     /// Writes the first persists of the queue, and copies, at the end of the last segment.
     fn write_flush(&mut self, persists: usize, copies: &[Copy], ops: &mut Vec<DiskOp>) -> Flush {
         let place = Place { segment: self.segments.last(), offset: self.segments.tail_bytes() };
+        self.is_sealed = persists == 0 && copies.is_empty();
         let records_max: usize =
             self.queue.range(..persists).map(|persist| persist.records.len()).sum();
         let mut draft = Draft::at(place, records_max + copies.len());
@@ -320,6 +325,19 @@ impl Store {
         ops.push(DiskOp::Write { file, offset: 0, parts: vec![Bytes::from(header.encode())] });
         ops.push(DiskOp::Sync { file });
         ops.push(DiskOp::SyncDirectory);
+    }
+
+    /// Has the next job write a flush of the hard state alone, if nothing else is queued and the last
+    /// flush was another. It vouches for that one: if the disk damages that one later, recovery knows
+    /// that it was durable, and does not take it for torn.
+    pub fn seal(&mut self) {
+        self.wants_seal = !self.is_sealed;
+    }
+
+    /// Whether the last flush needs no other to vouch for it.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.is_sealed
     }
 
     /// The job of the write lane has succeeded: what it carried is durable.

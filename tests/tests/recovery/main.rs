@@ -459,6 +459,34 @@ fn a_corrupt_record_in_the_middle_is_a_hole_and_no_torn_tail() {
 }
 
 #[test]
+fn a_sealed_flush_that_rots_is_a_hole_and_no_torn_tail() {
+    let mut writer = small_log(512, SEGMENT_BYTES_LARGE, Writer::flush);
+    assert!(!writer.store.is_sealed());
+    writer.store.seal();
+    write_one(&mut writer);
+    assert!(writer.store.is_sealed());
+    writer.store.seal();
+    assert_eq!(writer.store.next_write(JobId(1)), None, "once is enough");
+    assert_eq!(recover(&mut writer.disk.clone()).as_ref(), Ok(&writer.latest));
+    let (file, start) = *writer.places.last().unwrap();
+    let end = writer.bytes_of(file).len() as u64 - FLUSH_HEADER_BYTES as u64;
+    for offset in start..end {
+        let mut disk = writer.disk.clone();
+        assert!(disk.flip_bit(file, offset, 5));
+        assert_heals(&disk, &writer.latest, &format!("byte {offset} of the last flush"));
+    }
+    let mut disk = writer.disk.clone();
+    assert!(disk.flip_bit(file, end + 20, 5));
+    assert_eq!(recover(&mut disk).as_ref(), Ok(&writer.latest), "a torn seal takes nothing along");
+}
+
+fn write_one(writer: &mut Writer) {
+    let job = writer.store.next_write(JobId(1)).expect("a seal");
+    job.perform(&mut writer.disk).result.unwrap();
+    writer.store.write_done();
+}
+
+#[test]
 fn zeroed_pages_and_overwritten_flushes_are_holes() {
     for segment_bytes_max in [SEGMENT_BYTES_SMALL, SEGMENT_BYTES_LARGE] {
         let writer = small_log(512, segment_bytes_max, Writer::flush);
