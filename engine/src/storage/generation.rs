@@ -99,7 +99,7 @@ pub(super) fn choose(
 
 /// Reads a snapshot and checks all of it; the inner error is damage, which another may make good.
 #[allow(clippy::type_complexity, reason = "two kinds of failure, told apart by the only caller")]
-fn read_snapshot(
+pub(super) fn read_snapshot(
     disk: &mut impl Disk,
     owner: &Owner,
     index: LogIndex,

@@ -226,7 +226,7 @@ impl<'a, D: Disk> Rescue<'a, D> {
 
 /// A disk whose files stay as they are, whatever is asked.
 #[derive(Debug)]
-struct ReadOnly<'a, D>(&'a mut D);
+pub(super) struct ReadOnly<'a, D>(pub(super) &'a mut D);
 
 impl<D: Disk> Disk for ReadOnly<'_, D> {
     fn list(&mut self) -> Result<Vec<(FileName, u64)>, DiskError> {

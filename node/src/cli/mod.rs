@@ -7,6 +7,7 @@ mod children;
 mod cluster;
 mod demo;
 mod init;
+mod inspect;
 mod join;
 mod recover;
 mod restore;
@@ -35,6 +36,8 @@ enum Command {
     Join(Box<join::Join>),
     /// Run a node until it is told to stop.
     Start(Box<start::Start>),
+    /// Show what is in a data directory, and check it; its node must be stopped.
+    Inspect(inspect::Inspect),
     /// When a majority is lost for good: make a new cluster of one out of what a survivor has.
     RecoverFromLostQuorum(recover::Recover),
     /// Make a new cluster of one node out of a backup.
@@ -58,6 +61,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Join(join) => join.run(),
         Command::Start(start) => start.run(),
         Command::RecoverFromLostQuorum(recover) => recover.run(),
+        Command::Inspect(inspect) => inspect.run(),
         Command::Bench(bench) => bench.run(),
         Command::Restore(restore) => restore.run(),
         Command::Cluster(cluster) => cluster.run(),

@@ -17,7 +17,9 @@ use engine::storage::disk::{Disk, DiskOp, FileName, JobId};
 use engine::storage::format::{
     EntrySpan, FLUSH_HEADER_BYTES, FlushHeader, Owner, Place, SEGMENT_HEADER_BYTES,
 };
-use engine::storage::{Damage, HardState, Identity, IoId, Persist, Recovered, StorageError, Store};
+use engine::storage::{
+    Damage, HardState, Identity, Inspection, IoId, Persist, Recovered, StorageError, Store,
+};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -484,6 +486,31 @@ fn write_one(writer: &mut Writer) {
     let job = writer.store.next_write(JobId(1)).expect("a seal");
     job.perform(&mut writer.disk).result.unwrap();
     writer.store.write_done();
+}
+
+#[test]
+fn an_inspection_finds_every_flipped_bit_that_is_no_torn_tail_and_changes_nothing() {
+    let writer = small_log(512, SEGMENT_BYTES_SMALL, Writer::flush);
+    let clean = Inspection::of(&mut writer.disk.clone()).unwrap();
+    assert!(!clean.is_damaged(), "{clean:?}");
+    let flushes: u64 = clean.segments.iter().map(|segment| segment.flushes).sum();
+    assert_eq!(flushes, writer.places.len() as u64);
+    assert_eq!(clean.start.unwrap().last_index, LogIndex(4));
+    let (last_file, last_start) = *writer.places.last().unwrap();
+    let files = (1..=writer.store.segments()).map(FileName::Segment).chain([FileName::Identity]);
+    for file in files {
+        let len = writer.disk.contents(file).unwrap().len() as u64;
+        for (offset, bit) in (0..len).flat_map(|at| [(at, 0), (at, 6)]) {
+            let mut disk = writer.disk.clone();
+            assert!(disk.flip_bit(file, offset, bit));
+            let before = disk.contents(file).unwrap().to_vec();
+            let found = Inspection::of(&mut disk).unwrap();
+            let is_torn = file == last_file && offset >= last_start;
+            assert_eq!(found.is_damaged(), !is_torn, "byte {offset} of {file}: {found:?}");
+            assert_eq!(found.segments.len() as u64, writer.store.segments());
+            assert_eq!(disk.contents(file).unwrap(), before);
+        }
+    }
 }
 
 #[test]
