@@ -21,7 +21,7 @@ use bytes::Bytes;
 use engine::api::{Rejection, Response};
 use engine::block::{BlockBuilder, LENGTH_BYTES};
 use engine::hlc::Clock;
-use engine::ids::{NodeId, SessionId};
+use engine::ids::{LogIndex, NodeId, SessionId};
 use engine::limits;
 use engine::queue::{Command, Invalid, Reply};
 use engine::time::{Micros, Now};
@@ -103,6 +103,8 @@ pub(crate) struct Driver {
     requests: u64,
     /// Nothing is sent before then.
     paused_until: Option<Instant>,
+    /// Why an answer came without the bodies that belong to it, the last time that one did.
+    body_trouble: Option<String>,
     /// When to ask any node, while no leader is known.
     guess_at: Option<Instant>,
     guesses: usize,
@@ -146,6 +148,7 @@ impl Driver {
             started_at: Instant::now(),
             requests: 0,
             paused_until: None,
+            body_trouble: None,
             guess_at: None,
             guesses: 0,
             turns: 0,
@@ -254,6 +257,9 @@ impl Driver {
                 if let Response::Unknown { leader } = &response {
                     self.leadership.on_refusal(node, *leader);
                 }
+                if let Response::BodyMissing { entry, is_lost } = response {
+                    self.on_body_missing(now, node, entry, is_lost);
+                }
                 if self.asks.is_sent(request) {
                     self.asks.on_response(now, node, request, response);
                 } else if self.target == Some(link) {
@@ -288,6 +294,21 @@ impl Driver {
         self.paused_until = Some(now + self.entropy.jittered(pause));
     }
 
+    /// The call took effect, and a body that goes with its answer cannot be read: it is asked for again,
+    /// until the call's time is over.
+    fn on_body_missing(&mut self, now: Instant, node: NodeId, entry: LogIndex, is_lost: bool) {
+        self.body_trouble = Some(if is_lost {
+            format!(
+                "entry {entry} of the log, which holds a message of the answer, is on no node any more"
+            )
+        } else {
+            format!(
+                "node {node} is still getting entry {entry} of the log, which holds a message of the answer"
+            )
+        });
+        self.paused_until = Some(now + self.entropy.jittered(REFUSED_PAUSE));
+    }
+
     fn on_session_response(
         &mut self,
         request: u64,
@@ -299,6 +320,7 @@ impl Driver {
         let Session::Open(window) = &mut self.session else { return Ok(()) };
         let progress = match response {
             Response::Applied { results, bodies, .. } => {
+                self.body_trouble = None;
                 window.on_applied(request, results, bodies, answer_command)
             }
             Response::Invalid { command, reply } => {
@@ -310,7 +332,7 @@ impl Driver {
             Response::Rejected(Rejection::NoSpace(shortage)) => {
                 window.on_no_space(request, &shortage, Command::is_send)
             }
-            Response::Rejected(_) | Response::Unknown { .. } => {
+            Response::Rejected(_) | Response::Unknown { .. } | Response::BodyMissing { .. } => {
                 window.on_undone(request);
                 Progress::Rewound
             }
@@ -458,6 +480,9 @@ impl Driver {
             }
             Some(leader) => format!("node {leader} leads and cannot be reached"),
         };
+        if let Some(body_trouble) = &self.body_trouble {
+            trouble = body_trouble.clone();
+        }
         for (address, why) in self.peers.troubles() {
             trouble.push_str(&format!("; {address}: {why}"));
         }

@@ -4,6 +4,7 @@
 //! happened and nothing will, after [`Unknown`] the caller must look or repeat idempotently.
 
 use engine::api::{Shortage, TransferError};
+use engine::ids::LogIndex;
 use engine::queue::Invalid;
 use engine::raft::ChangeError;
 use std::fmt;
@@ -64,6 +65,14 @@ pub enum Rejected {
         /// What stood in the way.
         trouble: String,
     },
+    /// A message of the answer is on no node any more.
+    #[error(
+        "entry {entry} of the log, which holds a message of the answer, is on no node any more"
+    )]
+    BodyLost {
+        /// The entry.
+        entry: LogIndex,
+    },
     /// No node with this number is known.
     #[error("no node {node} is known; the cluster has nodes {known}")]
     NoSuchNode {
@@ -96,6 +105,9 @@ impl Rejected {
             Self::Malformed { .. } => "check that client and nodes are of compatible versions",
             Self::Deadline { .. } => {
                 "check with `posthaste nodes` that a majority of the nodes runs, then call again"
+            }
+            Self::BodyLost { .. } => {
+                "delete that message; `posthaste nodes` tells how the nodes are"
             }
             Self::NoSuchNode { .. } => "ask for one of those",
             Self::Change(_) | Self::Transfer(_) => "see `posthaste members`",

@@ -188,6 +188,14 @@ pub enum Response<R> {
         /// The bytes that were asked for.
         bodies: Vec<Bytes>,
     },
+    /// As with [`TooLarge`](Self::TooLarge), but a body that goes with the answer cannot be read: this
+    /// member lacks the entry, and could not get it from another yet; or nobody has it.
+    BodyMissing {
+        /// The entry.
+        entry: LogIndex,
+        /// Whether no member has it any more. If not, ask again, as after [`Unknown`](Self::Unknown).
+        is_lost: bool,
+    },
     /// What was watched for is there.
     Ready,
     /// What was watched for did not come in time.

@@ -114,7 +114,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 const STANDING: Standing =
-    Standing { priority: 0, is_fit: true, is_complete: true, is_whole: true };
+    Standing { priority: 0, is_fit: true, is_complete: true, is_short: false };
 
 fn body(say: Say) -> Body {
     match say {

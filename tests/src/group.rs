@@ -8,15 +8,15 @@ use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Term};
 use engine::limits::Limits;
 use engine::raft::{
-    AppendOutcome, Body, ChangeError, ChangeRequest, Membership, Message, Output, Planned, Raft,
-    RoleName, Settings, Standing,
+    AppendOutcome, Body, ChangeError, ChangeRequest, LogPosition, Membership, Message, Output,
+    Planned, Raft, RoleName, Settings, Standing,
 };
 use engine::storage::{HardState, Persist};
 use engine::time::Micros;
 use std::collections::BTreeMap;
 
 const STANDING: Standing =
-    Standing { priority: 0, is_fit: true, is_complete: true, is_whole: true, is_short: false };
+    Standing { priority: 0, is_fit: true, is_complete: true, is_short: false };
 
 /// One of them.
 pub struct Member {
@@ -35,7 +35,7 @@ pub struct Member {
     /// Why leadership was not handed over, each time.
     pub transfers_ended: Vec<TransferError>,
     /// What it was told that it has acknowledged, and its log does not reach.
-    pub older_than: Option<LogIndex>,
+    pub older_than: Option<LogPosition>,
     /// Whether it has crashed and not come back: it hears and does nothing.
     pub is_down: bool,
 }
@@ -373,7 +373,7 @@ impl Group {
         let stamp = shadow.read(last, 1).first().map_or(Hlc::ZERO, engine::record::Record::hlc);
         // Equal on all members that snapshot at the same entry.
         let state = vec![last.0 as u8; bytes];
-        let snapshot = raft.make_snapshot(last, stamp, None, state);
+        let snapshot = raft.make_snapshot(last, stamp, state);
         image.snapshot = Some(snapshot.clone());
         let first = raft.on_snapshot_saved(snapshot.meta);
         image.purge(first);

@@ -6,7 +6,7 @@ use engine::record::Record;
 
 /// A follower that may lead.
 pub const STANDING: Standing =
-    Standing { priority: 0, is_fit: true, is_complete: true, is_whole: true, is_short: false };
+    Standing { priority: 0, is_fit: true, is_complete: true, is_short: false };
 
 /// The place of an entry; `(0, 0)` is before the first.
 #[must_use]

@@ -8,8 +8,8 @@ use engine::api::{Token, TransferError};
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId, Term};
 use engine::raft::{
-    ChangeError, ChangeRequest, Membership, Message, Output, Planned, Raft, RoleName, Settings,
-    Snapshot,
+    ChangeError, ChangeRequest, LogPosition, Membership, Message, Output, Planned, Raft, RoleName,
+    Settings, Snapshot,
 };
 use engine::record::Record;
 use engine::storage::{HardState, IoId, Persist};
@@ -40,7 +40,7 @@ pub struct Solo {
     /// Why leadership was not handed over, each time.
     pub transfers_ended: Vec<TransferError>,
     /// Told that the log ends before what this member has acknowledged.
-    pub older_than: Option<u64>,
+    pub older_than: Option<LogPosition>,
     /// Pieces of its snapshot that it asked for: follower, last entry, offset and length.
     pub pieces: Vec<(u64, u64, u64, usize)>,
     /// Entries of which a snapshot is wanted.
@@ -198,7 +198,7 @@ impl Solo {
                 self.image.snapshot = Some(Snapshot::clone(&snapshot));
                 self.installed.push(*snapshot);
             }
-            Output::OlderCopy { matched } => self.older_than = Some(matched.0),
+            Output::OlderCopy { matched } => self.older_than = Some(matched),
             Output::TransferEnded(error) => self.transfers_ended.push(error),
         }
     }
@@ -250,7 +250,7 @@ impl Solo {
     pub fn snapshot(&mut self, bytes: usize) {
         let last = self.raft.commit_index();
         let stamp = self.image.read(last, 1).first().map_or(Hlc::ZERO, Record::hlc);
-        let snapshot = self.raft.make_snapshot(last, stamp, None, vec![last.0 as u8; bytes]);
+        let snapshot = self.raft.make_snapshot(last, stamp, vec![last.0 as u8; bytes]);
         self.image.snapshot = Some(snapshot.clone());
         let first = self.raft.on_snapshot_saved(snapshot.meta);
         self.image.purge(first);

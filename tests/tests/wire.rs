@@ -186,6 +186,8 @@ fn response() -> impl Strategy<Value = Response<Reply>> {
         node().prop_map(|leader| Response::Transferred { leader }),
         (backup_answer(), bodies())
             .prop_map(|(answer, bodies)| Response::Backup { answer, bodies }),
+        (index(), any::<bool>())
+            .prop_map(|(entry, is_lost)| Response::BodyMissing { entry, is_lost }),
         Just(Response::Ready),
         Just(Response::TimedOut),
         rejection().prop_map(Response::Rejected),
@@ -410,12 +412,11 @@ prop_compose! {
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
-    any::<(u8, [bool; 4])>().prop_map(|(priority, is)| Standing {
+    any::<(u8, [bool; 3])>().prop_map(|(priority, is)| Standing {
         priority,
         is_fit: is[0],
         is_complete: is[1],
-        is_whole: is[2],
-        is_short: is[3],
+        is_short: is[2],
     })
 }
 
@@ -484,7 +485,7 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         indices().prop_map(|indices| Body::RecordsRequest { indices }),
         (vec(record(), 0..4), indices(), index())
             .prop_map(|(records, absent, applied)| Body::Records { records, absent, applied }),
-        index().prop_map(|matched| Body::OlderCopy { matched }),
+        log_position().prop_map(|matched| Body::OlderCopy { matched }),
     ];
     (term(), body).prop_map(|(term, body)| PeerMessage { term, body })
 }

@@ -128,7 +128,12 @@ impl Asks {
     ) {
         let Some((_, ask)) = self.sent.remove(&request) else { return };
         match (ask, response) {
-            (ask, Response::Unknown { .. }) => self.waiting.push_front(ask),
+            (ask, Response::Unknown { .. } | Response::BodyMissing { is_lost: false, .. }) => {
+                self.waiting.push_front(ask);
+            }
+            (ask, Response::BodyMissing { entry, is_lost: true }) => {
+                ask.reject(Rejected::BodyLost { entry });
+            }
             (
                 mut ask,
                 Response::Rejected(

@@ -1,7 +1,8 @@
 //! Entries that are needed again: to apply after a restart, to send to a follower that lags, and for
 //! the bodies that answers refer to. Recent ones are in Raft's cache; the rest is fetched.
 //!
-//! Owns a small cache of fetched entries, since a batch is often delivered in several receives.
+//! Owns a small cache of fetched entries, since a batch is often delivered in several receives. An answer
+//! that needs an entry which is missing here waits for its repair, for a while. Next: `repair`.
 
 use super::{Effect, Engine, Fetch, FetchId, SnapshotRead};
 use crate::api::{Response, Token};
@@ -9,13 +10,16 @@ use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::record::Record;
 use crate::state_machine::{BodyRef, StateMachine};
-use crate::time::Now;
+use crate::time::{Micros, Now};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// Fetched entries that are kept for the next receive, bytes.
 const FETCHED_BYTES_MAX: usize = 2 * limits::RECORD_PAYLOAD_BYTES_MAX;
+
+/// How long an answer waits for the repair of an entry that a body is in.
+const REPAIR_PATIENCE: Micros = Micros::from_secs(5);
 
 /// Fetches under way.
 #[derive(Debug, Default)]
@@ -28,11 +32,13 @@ pub(super) struct Fetches {
 #[derive(Debug)]
 enum Purpose {
     Apply(LogIndex),
-    Follower(NodeId, LogIndex),
+    Follower(NodeId),
+    /// For a member that lacks records.
+    Member(NodeId),
     /// A piece of a snapshot: for whom, of which, from where.
     Snapshot(NodeId, LogIndex, u64),
-    /// For a backup's pull, from this entry on.
-    Backup(u64, LogIndex),
+    /// For a backup's pull.
+    Backup(u64),
     /// A piece of the state, for a backup's pull.
     BackupState(u64),
     /// For answers that wait; the range, so that what was not read is asked for again.
@@ -40,18 +46,6 @@ enum Purpose {
 }
 
 impl Fetches {
-    /// The oldest entry that is being read.
-    pub(super) fn oldest(&self) -> Option<LogIndex> {
-        let first = |purpose: &Purpose| match purpose {
-            Purpose::Apply(first) | Purpose::Follower(_, first) | Purpose::Backup(_, first) => {
-                Some(*first)
-            }
-            Purpose::Bodies(fetch) => Some(fetch.first),
-            Purpose::Snapshot(..) | Purpose::BackupState(_) => None,
-        };
-        self.under_way.values().filter_map(first).min()
-    }
-
     fn begin<R>(
         &mut self,
         purpose: impl FnOnce(Fetch) -> Purpose,
@@ -74,6 +68,8 @@ pub(super) struct Bodies<R> {
     bytes: u64,
     /// Entries that are being fetched, and who waits for a part of each: answer and slot.
     asked: BTreeMap<LogIndex, Vec<(u64, usize)>>,
+    /// Answers that wait for a repair, and until when; the longest waiting first.
+    stuck: VecDeque<(Micros, u64)>,
     recent: Recent,
 }
 
@@ -95,6 +91,7 @@ impl<R> Default for Bodies<R> {
             waiting: BTreeMap::new(),
             bytes: 0,
             asked: BTreeMap::new(),
+            stuck: VecDeque::new(),
             recent: Recent::default(),
         }
     }
@@ -108,6 +105,49 @@ impl<R> Bodies<R> {
     /// Bytes of the bodies of the answers that wait.
     pub(super) fn waiting_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The entries that answers wait for, rising.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = LogIndex> + '_ {
+        self.asked.keys().copied()
+    }
+
+    /// A fetched entry, if it was kept.
+    pub(super) fn recent(&self, index: LogIndex) -> Option<&Record> {
+        self.recent.entries.get(&index)
+    }
+
+    /// An entry has come, from the disk or from another member.
+    pub(super) fn take(&mut self, record: &Record, effects: &mut Vec<Effect<R>>) {
+        self.hand_out(record, effects);
+        self.recent.keep(record.clone());
+    }
+
+    /// Whoever waits for the entry waits for its repair, at most until then.
+    fn stick(&mut self, index: LogIndex, until: Micros) {
+        let answers = self.asked.get(&index).into_iter().flatten();
+        self.stuck.extend(answers.map(|(answer, _)| (until, *answer)));
+    }
+
+    /// When somebody has waited for a repair for too long.
+    pub(super) fn next_deadline(&self) -> Option<Micros> {
+        self.stuck.front().map(|(until, _)| *until)
+    }
+
+    /// Ends an answer's waiting; what it waited for may still come.
+    fn end(&mut self, answer: u64) -> Option<Waiting<R>> {
+        let waiting = self.waiting.remove(&answer)?;
+        self.bytes -= waiting.bytes;
+        for body in &waiting.wanted {
+            let index = body.position.index;
+            if let Some(waiters) = self.asked.get_mut(&index) {
+                waiters.retain(|(waiter, _)| *waiter != answer);
+                if waiters.is_empty() {
+                    self.asked.remove(&index);
+                }
+            }
+        }
+        Some(waiting)
     }
 
     /// Gives everybody who waits for a part of `record` that part.
@@ -181,21 +221,27 @@ impl<S: StateMachine> Engine<S> {
             let response = Response::TooLarge { bytes, max };
             return effects.push(Effect::Respond { token, response });
         }
+        if let Some(lost) = wanted.iter().find(|it| self.repair.is_lost(it.position.index)) {
+            let response = Response::BodyMissing { entry: lost.position.index, is_lost: true };
+            return effects.push(Effect::Respond { token, response });
+        }
         let answer = self.bodies.last_answer + 1;
         let mut found = Vec::with_capacity(wanted.len());
         let mut missing = 0;
+        let mut is_stuck = false;
         let mut to_fetch = BTreeSet::new();
         for (slot, body) in wanted.iter().enumerate() {
             let index = body.position.index;
-            let recent = || self.bodies.recent.entries.get(&index);
-            if let Some(record) = self.raft.cached(index).or_else(recent) {
+            if let Some(record) = self.in_memory(index) {
                 found.push(body_of(record, *body));
                 continue;
             }
             found.push(Bytes::new());
             missing += 1;
             let waiters = self.bodies.asked.entry(index).or_default();
-            if waiters.is_empty() {
+            if self.repair.is_missing(index) {
+                is_stuck = true;
+            } else if waiters.is_empty() {
                 to_fetch.insert(index);
             }
             waiters.push((answer, slot));
@@ -208,7 +254,40 @@ impl<S: StateMachine> Engine<S> {
         self.bodies.bytes += bytes;
         let waiting = Waiting { token, response, wanted, found, missing, bytes };
         self.bodies.waiting.insert(answer, waiting);
+        if is_stuck {
+            self.bodies.stuck.push_back((self.turned_at + REPAIR_PATIENCE, answer));
+        }
         self.fetch_runs(&to_fetch, effects);
+    }
+
+    /// An entry that no disk has to be asked for.
+    pub(super) fn in_memory(&self, index: LogIndex) -> Option<&Record> {
+        self.raft.cached(index).or_else(|| self.bodies.recent(index))
+    }
+
+    /// Answers those who have waited for a repair for too long.
+    pub(super) fn expire_bodies(&mut self, now: Micros, effects: &mut Vec<Effect<S::Reply>>) {
+        while let Some((until, answer)) = self.bodies.stuck.front().copied() {
+            if until > now {
+                break;
+            }
+            self.bodies.stuck.pop_front();
+            let Some(Waiting { token, wanted, .. }) = self.bodies.end(answer) else { continue };
+            let mut entries = wanted.iter().map(|body| body.position.index);
+            let entry = entries.find(|index| self.repair.is_missing(*index)).unwrap_or_default();
+            let response = Response::BodyMissing { entry, is_lost: false };
+            effects.push(Effect::Respond { token, response });
+        }
+    }
+
+    /// Nobody has the entry: those who wait for it are told so.
+    pub(super) fn refuse_bodies(&mut self, entry: LogIndex, effects: &mut Vec<Effect<S::Reply>>) {
+        for (answer, _) in self.bodies.asked.get(&entry).cloned().unwrap_or_default() {
+            // Twice, if it waits for two parts.
+            let Some(Waiting { token, .. }) = self.bodies.end(answer) else { continue };
+            let response = Response::BodyMissing { entry, is_lost: true };
+            effects.push(Effect::Respond { token, response });
+        }
     }
 
     /// Fetches runs of consecutive entries, each as one.
@@ -242,14 +321,27 @@ impl<S: StateMachine> Engine<S> {
         first: LogIndex,
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
+        if self.repair.is_missing(first) {
+            // It asks again at the next turn.
+            return self.raft.on_fetched(follower, Vec::new(), &mut self.outputs);
+        }
         let last = LogIndex(first.0 + limits::APPEND_RECORDS_MAX as u64 - 1);
         let end = last.min(self.raft.durable_index()).next();
         let range = (first, end, limits::APPEND_BYTES_TARGET);
-        self.fetches.begin(|_| Purpose::Follower(follower, first), range, effects);
+        self.fetches.begin(|_| Purpose::Follower(follower), range, effects);
+    }
+
+    pub(super) fn fetch_for_member(
+        &mut self,
+        member: NodeId,
+        range: (LogIndex, LogIndex, usize),
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        self.fetches.begin(|_| Purpose::Member(member), range, effects);
     }
 
     pub(super) fn fetch_to_apply(&mut self, first: LogIndex, effects: &mut Vec<Effect<S::Reply>>) {
-        if !self.fetches.is_applying {
+        if !self.fetches.is_applying && !self.repair.is_missing(first) {
             self.fetches.is_applying = true;
             let range = (first, self.raft.commit_index().next(), super::APPLY_BYTES_PER_TURN);
             self.fetches.begin(|_| Purpose::Apply(first), range, effects);
@@ -267,28 +359,42 @@ impl<S: StateMachine> Engine<S> {
         match purpose {
             // Not what such a read brings.
             Purpose::Snapshot(..) | Purpose::BackupState(_) => {}
-            Purpose::Backup(pull, _) => self.on_backup_fetched(pull, records, effects),
-            Purpose::Follower(follower, _) => {
+            Purpose::Backup(pull) => self.on_backup_fetched(pull, records, effects),
+            Purpose::Follower(follower) => {
                 self.raft.on_fetched(follower, records, &mut self.outputs);
             }
-            Purpose::Apply(_) => {
-                self.fetches.is_applying = false;
-                for record in records {
-                    // What is next may have come from the cache meanwhile. And the store may have had
-                    // an entry that the log has replaced, but not yet on disk: the cache has its
-                    // successor.
-                    let is_next = record.index() == self.applied_index.next();
-                    if is_next && self.raft.term_at(record.index()) == Some(record.term()) {
-                        self.apply_record(&record, effects);
-                    }
-                    if self.failure.is_some() {
-                        return;
-                    }
-                }
-            }
-            Purpose::Bodies(fetch) => self.on_bodies_fetched(fetch, records, effects),
+            Purpose::Member(member) => self.on_fetched_for_member(member, records, effects),
+            Purpose::Apply(first) => self.on_fetched_to_apply(first, records, effects),
+            Purpose::Bodies(fetch) => self.on_bodies_fetched(fetch, &records, effects),
+        }
+        if self.failure.is_some() {
+            return;
         }
         self.after_raft(now, effects);
+    }
+
+    fn on_fetched_to_apply(
+        &mut self,
+        first: LogIndex,
+        records: Vec<Record>,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        self.fetches.is_applying = false;
+        let is_next = first == self.applied_index.next() && self.raft.cached(first).is_none();
+        if records.is_empty() && is_next && self.raft.term_at(first).is_some() {
+            self.on_missing(&[first]);
+        }
+        for record in records {
+            // What is next may have come from the cache meanwhile. And the store may have had an entry
+            // that the log has replaced, but not yet on disk: the cache has its successor.
+            let is_next = record.index() == self.applied_index.next();
+            if is_next && self.raft.term_at(record.index()) == Some(record.term()) {
+                self.apply_record(&record, effects);
+            }
+            if self.failure.is_some() {
+                return;
+            }
+        }
     }
 
     pub(super) fn read_snapshot(
@@ -310,7 +416,7 @@ impl<S: StateMachine> Engine<S> {
         range: (LogIndex, LogIndex, usize),
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
-        self.fetches.begin(|_| Purpose::Backup(pull, range.0), range, effects);
+        self.fetches.begin(|_| Purpose::Backup(pull), range, effects);
     }
 
     /// Reads a piece of a snapshot for a backup's pull.
@@ -352,6 +458,7 @@ impl<S: StateMachine> Engine<S> {
     /// The log begins anew, and the entries that answers wait for may be gone.
     pub(super) fn abandon_bodies(&mut self, effects: &mut Vec<Effect<S::Reply>>) {
         self.bodies.asked.clear();
+        self.bodies.stuck.clear();
         self.bodies.bytes = 0;
         self.bodies.recent = Recent::default();
         let leader = self.raft.leader();
@@ -361,21 +468,27 @@ impl<S: StateMachine> Engine<S> {
         self.fetches.under_way.retain(|_, purpose| !matches!(purpose, Purpose::Bodies(_)));
     }
 
+    /// What was read; nothing if the store does not have the first of them, though it should.
     fn on_bodies_fetched(
         &mut self,
         fetch: Fetch,
-        records: Vec<Record>,
+        records: &[Record],
         effects: &mut Vec<Effect<S::Reply>>,
     ) {
-        // Nothing is purged while it is read; should the store have lost it all the same, nobody waits.
-        let Some(last) = records.last() else { return self.abandon_bodies(effects) };
-        let read_to = last.index().next();
         for record in records {
-            self.bodies.hand_out(&record, effects);
-            self.bodies.recent.keep(record);
+            self.bodies.take(record, effects);
         }
-        if read_to < fetch.end {
-            self.fetch_bodies(read_to, fetch.end, effects);
+        let until = self.turned_at + REPAIR_PATIENCE;
+        let mut next = records.last().map_or(fetch.first, |last| last.index().next());
+        if records.is_empty() && self.bodies.asked.contains_key(&next) {
+            self.on_missing(&[next]);
+        }
+        while next < fetch.end && (self.repair.is_missing(next) || next == fetch.first) {
+            self.bodies.stick(next, until);
+            next = next.next();
+        }
+        if next < fetch.end {
+            self.fetch_bodies(next, fetch.end, effects);
         }
     }
 }

@@ -24,12 +24,13 @@ pub(super) struct Fitness {
     /// How far applying had come, and when that was new.
     applied: (LogIndex, Micros),
     look_at: Micros,
+    is_incomplete: bool,
 }
 
 impl Fitness {
     /// Whether it is time for another look.
-    pub(super) fn is_due(&self, now: Now) -> bool {
-        now.monotonic >= self.look_at
+    pub(super) fn is_due(&self, now: Now, is_incomplete: bool) -> bool {
+        now.monotonic >= self.look_at || is_incomplete != self.is_incomplete
     }
 
     /// Looks at the clocks and at what is applied of what is committed. An applying that stands still
@@ -42,6 +43,7 @@ impl Fitness {
         is_incomplete: bool,
     ) -> Handicap {
         self.look_at = now.monotonic + LOOK_EVERY;
+        self.is_incomplete = is_incomplete;
         self.watch_clocks(now);
         if applied_index != self.applied.0 || applied_index >= commit_index {
             self.applied = (applied_index, now.monotonic);

@@ -15,9 +15,12 @@ mod bodies;
 mod change;
 mod config;
 mod fitness;
+mod indices;
+mod live;
 mod propose;
 mod read;
 mod repair;
+mod serve;
 mod snapshots;
 mod space;
 
@@ -30,7 +33,9 @@ use crate::api::{Bounded, Rejection, Request, Response, Shortage, Token};
 use crate::hlc::{Clock, Hlc};
 use crate::ids::{GroupId, LogIndex, NodeId, Term};
 use crate::limits::Limits;
-use crate::raft::{Handicap, Membership, Message, Output, Raft, Settings, Snapshot};
+use crate::raft::{
+    Body, Handicap, LogPosition, Membership, Message, Output, Raft, Settings, Snapshot,
+};
 use crate::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use crate::session::Sessions;
 use crate::state_machine::{RestoreError, StateMachine};
@@ -45,9 +50,11 @@ use bodies::{Bodies, Fetches};
 use bytes::Bytes;
 use change::Changes;
 use fitness::Fitness;
+use live::Live;
 use propose::Proposals;
 use read::ReadQueue;
 use repair::Repair;
+use serve::Servings;
 use snapshots::Snapshots;
 use space::SpaceWatch;
 
@@ -280,7 +287,11 @@ pub struct Engine<S: StateMachine> {
     reads: ReadQueue<S::Reply>,
     bodies: Bodies<S::Reply>,
     fetches: Fetches,
+    live: Live,
     repair: Repair,
+    serving: Servings,
+    /// When the driver's loop last turned.
+    turned_at: Micros,
     /// When log time must be moved on, on the monotonic clock, if this member leads.
     tick_at: Option<Micros>,
     /// The last role that was told.
@@ -339,7 +350,10 @@ impl<S: StateMachine> Engine<S> {
             reads: ReadQueue::default(),
             bodies: Bodies::default(),
             fetches: Fetches::default(),
+            live: Live::default(),
             repair: Repair::default(),
+            serving: Servings::default(),
+            turned_at: now.monotonic,
             tick_at: None,
             group: config.group,
             seed: ChecksumSeed::of(config.cluster, config.group),
@@ -350,6 +364,7 @@ impl<S: StateMachine> Engine<S> {
         if let Some(snapshot) = &recovered.snapshot {
             engine.restore(&snapshot.bytes)?;
         }
+        engine.repair.begin_anew();
         Ok(engine)
     }
 
@@ -362,10 +377,7 @@ impl<S: StateMachine> Engine<S> {
             return;
         }
         match input {
-            Input::Peer { from, message } => {
-                self.raft.on_message(from, message, now.monotonic, &mut self.outputs);
-                self.after_raft(now, effects);
-            }
+            Input::Peer { from, message } => self.on_peer(now, from, message, effects),
             Input::Client { token, request } => self.on_request(now, token, request, effects),
             Input::Forget { token } => self.reads.forget(token),
             Input::Persisted(io) => {
@@ -378,6 +390,38 @@ impl<S: StateMachine> Engine<S> {
             Input::SnapshotRead { id, bytes } => self.on_snapshot_read(now, id, bytes, effects),
             Input::Fetched { id, records } => self.on_fetched(now, id, records, effects),
             Input::Turn => self.on_turn(now, effects),
+        }
+    }
+
+    #[inline]
+    fn on_peer(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        message: Message,
+        effects: &mut Vec<Effect<S::Reply>>,
+    ) {
+        match message.body {
+            Body::RecordsRequest { indices } => self.on_records_request(from, indices, effects),
+            Body::Records { records, absent, applied } => {
+                self.on_records(now.monotonic, from, (records, &absent, applied), effects);
+            }
+            Body::PreVoteRequest { .. }
+            | Body::PreVoteResponse { .. }
+            | Body::VoteRequest { .. }
+            | Body::VoteResponse { .. }
+            | Body::Append { .. }
+            | Body::AppendResponse { .. }
+            | Body::Snapshot { .. }
+            | Body::SnapshotResponse { .. }
+            | Body::TimeoutNow
+            | Body::ReadRequest { .. }
+            | Body::ReadResponse { .. }
+            | Body::Removed { .. }
+            | Body::OlderCopy { .. } => {
+                self.raft.on_message(from, message, now.monotonic, &mut self.outputs);
+                self.after_raft(now, effects);
+            }
         }
     }
 
@@ -397,14 +441,22 @@ impl<S: StateMachine> Engine<S> {
             return Some(Micros::ZERO);
         }
         let raft = self.raft.next_deadline();
-        let deadlines = [self.tick_at, self.reads.next_deadline(), self.changes.next_deadline()];
+        let deadlines = [
+            self.tick_at,
+            self.reads.next_deadline(),
+            self.changes.next_deadline(),
+            self.bodies.next_deadline(),
+            self.repair.next_deadline(),
+        ];
         Some(deadlines.into_iter().flatten().fold(raft, Micros::min))
     }
 
     fn on_turn(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
         self.apply_budget_bytes = APPLY_BYTES_PER_TURN;
+        self.turned_at = now.monotonic;
         self.reads.expire_watches(now.monotonic, effects);
         self.backups.expire(now.monotonic);
+        self.expire_bodies(now.monotonic, effects);
         self.watch_fitness(now);
         self.watch_space(now);
         if self.raft.is_leader() {
@@ -417,17 +469,20 @@ impl<S: StateMachine> Engine<S> {
         self.raft.on_turn(now.monotonic, &mut self.outputs);
         self.after_raft(now, effects);
         self.keep_snapshots(effects);
+        self.note_body_changes();
+        self.settle(effects);
+        self.pull(now.monotonic, effects);
         self.raft.trim_cache();
         self.tick_at = self.tick_deadline(now);
     }
 
     fn watch_fitness(&mut self, now: Now) {
-        if !self.fitness.is_due(now) {
+        let is_incomplete = self.repair.missing() > 0;
+        if !self.fitness.is_due(now, is_incomplete) {
             return;
         }
         let indices = (self.applied_index, self.raft.commit_index());
-        let handicap =
-            self.fitness.watch(now, indices, self.transfer_patience, self.repair.missing() > 0);
+        let handicap = self.fitness.watch(now, indices, self.transfer_patience, is_incomplete);
         let is_disk_full = self.is_disk_refusing();
         self.raft.set_handicap(Handicap { is_disk_full, ..handicap });
     }
@@ -561,7 +616,10 @@ impl<S: StateMachine> Engine<S> {
             Output::WantSnapshot { at_least } => self.snapshots.want(at_least),
             Output::Install(snapshot) => self.install(*snapshot, effects),
             Output::TransferEnded(error) => self.end_transfer(error, effects),
-            Output::Truncated { from } => effects.push(Effect::Event(Event::Truncated { from })),
+            Output::Truncated { from } => {
+                self.repair.forget_from(from);
+                effects.push(Effect::Event(Event::Truncated { from }));
+            }
             Output::OlderCopy { matched } => self.fail(older_copy(&self.raft, matched), effects),
         }
     }
@@ -624,12 +682,12 @@ impl<S: StateMachine> Engine<S> {
 }
 
 /// Why a member stops whose log ends before what it has once acknowledged.
-fn older_copy(raft: &Raft, matched: LogIndex) -> String {
+fn older_copy(raft: &Raft, LogPosition { term, index }: LogPosition) -> String {
     let (node, last) = (raft.node(), raft.last_index());
     format!(
-        "the data of node {node} is an older copy: its log ends at {last}, and it has acknowledged entry \
-         {matched} to the leader; move the directory away, remove node {node} from the cluster and let \
-         this one join anew, with an empty directory and under another id"
+        "the data of node {node} is an older copy of itself: its log ends at entry {last} and has no entry \
+         {index} of term {term}, which this node has acknowledged to the leader; move the directory \
+         away, remove node {node} from the cluster, and let a node with an empty directory join anew"
     )
 }
 

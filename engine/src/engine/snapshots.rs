@@ -13,6 +13,7 @@
 //!
 //! Little-endian. Next: `raft::snapshot` for what describes it, `storage` for the file.
 
+use super::live::Passing;
 use super::{Effect, Engine, Event};
 use crate::api::Shortage;
 use crate::hlc::Hlc;
@@ -46,7 +47,7 @@ pub(super) struct Snapshots {
     saving: Option<SnapshotMeta>,
     /// A follower waits for one of at least this entry.
     wanted: Option<LogIndex>,
-    /// Entries before this one may go, once nobody reads them any more.
+    /// The store has yet to learn that the log begins with this entry now.
     purge: Option<LogIndex>,
 }
 
@@ -55,7 +56,6 @@ struct Writing {
     /// The last entry in it.
     last: LogIndex,
     stamp: Hlc,
-    oldest: Option<LogIndex>,
     bytes: Vec<u8>,
     /// Where the sessions begin, once the state machine is whole.
     sessions_start: Option<usize>,
@@ -140,13 +140,18 @@ impl<S: StateMachine> Engine<S> {
             self.begin_snapshot();
         }
         self.write_snapshot(effects);
-        if let Some(first) = self.snapshots.purge
-            && !self.backups.is_any()
-            && self.fetches.oldest().is_none_or(|oldest| oldest >= first)
-        {
-            self.snapshots.purge = None;
-            effects.push(Effect::Purge { first, keep: Vec::new(), release: Vec::new() });
+        let is_pinned = self.backups.is_any();
+        if let Some(first) = self.snapshots.purge.take_if(|_| !is_pinned) {
+            let before = self.live.base().next();
+            let Passing { keep, release } = self.pass_live(first);
+            self.give_up_missing((before, first), &keep, &release);
+            effects.push(Effect::Purge { first, keep, release });
         }
+    }
+
+    /// Whether the store still has what the log has passed.
+    pub(super) fn is_purge_due(&self) -> bool {
+        self.snapshots.purge.is_some()
     }
 
     /// What a backup is pulled from stays: no snapshot takes its place meanwhile, and nothing is let go
@@ -168,7 +173,6 @@ impl<S: StateMachine> Engine<S> {
         self.snapshots.writing = Some(Writing {
             last: self.applied_index,
             stamp: self.applied_stamp,
-            oldest: self.oldest_entry(),
             bytes,
             sessions_start: None,
             checksum,
@@ -196,30 +200,18 @@ impl<S: StateMachine> Engine<S> {
         });
         writing.checksum.update(&writing.bytes[start..]);
         if is_whole && let Some(writing) = self.snapshots.writing.take() {
-            let Writing { last, stamp, oldest, bytes, checksum, .. } = writing;
+            let Writing { last, stamp, bytes, checksum, .. } = writing;
             let checksum = checksum.digest();
-            let snapshot = self.raft.make_summed_snapshot(last, stamp, oldest, bytes, checksum);
+            let snapshot = self.raft.make_summed_snapshot(last, stamp, bytes, checksum);
             self.snapshots.newest_bytes = snapshot.meta.bytes;
             self.snapshots.saving = Some(snapshot.meta.clone());
             effects.push(Effect::SaveSnapshot(Box::new(snapshot)));
         }
     }
 
-    /// The oldest entry of which a body may still be asked: by a message that waits, or by the
-    /// repetition of a command whose reply a session remembers.
-    fn oldest_entry(&self) -> Option<LogIndex> {
-        let mut bodies = Vec::new();
-        let mut oldest = self.machine.oldest_entry();
-        for reply in self.sessions.replies() {
-            bodies.clear();
-            S::bodies(reply, &mut bodies);
-            let of_reply = bodies.iter().map(|body| body.position.index).min();
-            oldest = [oldest, of_reply].into_iter().flatten().min();
-        }
-        oldest
-    }
-
-    /// A snapshot is durable. Only one that was made here matters: what a leader's replaces went with it.
+    /// A snapshot is durable, and the log goes on from the one before. Of what it leaves behind, the store
+    /// is to keep what is needed for the bodies in it. Only a snapshot that was made here matters: what a
+    /// leader's replaces went with it.
     pub(super) fn on_snapshot_saved(&mut self, index: LogIndex) {
         if let Some(meta) = self.snapshots.saving.take_if(|meta| meta.last.index == index) {
             self.snapshots.purge = Some(self.raft.on_snapshot_saved(meta));
@@ -237,6 +229,7 @@ impl<S: StateMachine> Engine<S> {
         self.snapshots.newest_bytes = bytes;
         self.abandon_bodies(effects);
         self.abandon_backup(effects);
+        self.repair.begin_anew();
         if let Err(error) = self.restore(&snapshot.bytes) {
             let index = last.index;
             let reason = format!("the leader's snapshot of entry {index} cannot be used: {error}");

@@ -132,7 +132,10 @@ impl Raft {
     fn check_caught_up(&self, node: NodeId, now: Micros) -> Result<(), ChangeError> {
         let Role::Leader(role) = &self.role else { return Ok(()) };
         let progress = role.progress(node);
-        if progress.is_some_and(|p| p.is_caught_up(self.settings.election_timeout, now)) {
+        let timeout = self.settings.election_timeout;
+        // A voter that lacked records would be one fewer to have them.
+        let is_ready = |p: &Progress| p.is_caught_up(timeout, now) && p.standing.is_complete;
+        if progress.is_some_and(is_ready) {
             return Ok(());
         }
         let matched = progress.map_or(0, |progress| progress.match_index.0);

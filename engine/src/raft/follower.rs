@@ -154,11 +154,12 @@ impl Raft {
     }
 
     /// The leader of this term has been told of an entry that this log, which nobody knows to be damaged,
-    /// does not reach.
-    pub(super) fn on_older_copy(&self, from: NodeId, matched: LogIndex, out: &mut Vec<Output>) {
+    /// does not have.
+    pub(super) fn on_older_copy(&self, from: NodeId, matched: LogPosition, out: &mut Vec<Output>) {
         let is_from_leader =
             matches!(&self.role, Role::Follower(role) if role.leader == Some(from));
-        if is_from_leader && self.is_whole() && self.log.last_index() < matched {
+        let has_it = matched.index <= self.log.base().index || self.log.matches(matched);
+        if is_from_leader && self.is_whole() && !has_it {
             out.push(Output::OlderCopy { matched });
         }
     }

@@ -45,7 +45,8 @@ impl Raft {
     }
 
     /// Whether an entry of the leader's own term is committed, so that its commit index is current.
-    pub(super) fn has_committed_in_term(&self) -> bool {
+    #[must_use]
+    pub fn has_committed_in_term(&self) -> bool {
         matches!(&self.role, Role::Leader(role) if role.first_index <= self.commit_index)
     }
 
@@ -170,10 +171,13 @@ impl Raft {
         let agreement = self.log.last_not_after(hint.index, hint.term).index;
         let election_timeout = self.settings.election_timeout;
         let Some(progress) = self.progress_mut(from) else { return };
-        let matched = progress.match_index;
-        if progress.contradicts_itself(previous_index, election_timeout, now) {
+        let index = progress.match_index;
+        let is_contradiction = progress.contradicts_itself(previous_index, election_timeout, now);
+        if is_contradiction && let Some(term) = self.log.term_at(index) {
+            let matched = LogPosition { term, index };
             return self.send_now(from, Body::OlderCopy { matched }, out);
         }
+        let Some(progress) = self.progress_mut(from) else { return };
         if progress.on_rejected(previous_index, agreement) {
             self.send_heartbeat(from, now, out);
         }

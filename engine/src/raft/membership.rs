@@ -144,7 +144,10 @@ pub enum ChangeError {
         node: NodeId,
     },
     /// The learner lags.
-    #[error("node {node} has entries up to {matched} of {last}; wait until it has caught up")]
+    #[error(
+        "node {node} has entries up to {matched} of {last}, or lacks some before; wait until it has \
+         caught up"
+    )]
     NotCaughtUp {
         /// Which.
         node: NodeId,

@@ -126,7 +126,7 @@ pub enum Body {
     /// directory is an older copy of itself.
     OlderCopy {
         /// That entry.
-        matched: LogIndex,
+        matched: LogPosition,
     },
 }
 
@@ -139,9 +139,6 @@ pub struct Standing {
     pub is_fit: bool,
     /// Whether it has every record that its state refers to, as far as any member has.
     pub is_complete: bool,
-    /// Whether its log reaches as far as it has ever vouched for. One that knows of damage says no until
-    /// the log is filled again, so that nobody takes it for an older copy.
-    pub is_whole: bool,
     /// Whether its disk is short of space.
     pub is_short: bool,
 }

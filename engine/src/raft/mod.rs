@@ -137,7 +137,7 @@ pub enum Output {
     /// The log ends before an entry that this member has once acknowledged: it must do nothing more.
     OlderCopy {
         /// That entry.
-        matched: LogIndex,
+        matched: LogPosition,
     },
 }
 
@@ -532,7 +532,6 @@ impl Raft {
             priority: self.settings.priority,
             is_fit: self.is_fit,
             is_complete: !self.handicap.is_incomplete,
-            is_whole: self.is_whole(),
             is_short: self.is_short,
         }
     }

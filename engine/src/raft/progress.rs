@@ -183,13 +183,7 @@ impl Progress {
             trusted_from_round: 0,
             is_fetching: false,
             contradicts_since: None,
-            standing: Standing {
-                priority: 0,
-                is_fit: false,
-                is_complete: false,
-                is_whole: true,
-                is_short: false,
-            },
+            standing: Standing { priority: 0, is_fit: false, is_complete: false, is_short: false },
             catch_up: CatchUp::default(),
             departs_by: None,
         }
@@ -289,7 +283,7 @@ impl Progress {
             return false;
         }
         let since = *self.contradicts_since.get_or_insert(now);
-        self.standing.is_whole && now.since(since) >= timeout
+        now.since(since) >= timeout
     }
 
     /// The follower lacks the entry at `previous_index`; it can agree with us at most up to

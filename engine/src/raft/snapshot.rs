@@ -1,14 +1,15 @@
 //! What stands for the log's beginning once that is gone (§7).
 //!
-//! Owns the description of a snapshot; its bytes mean nothing to Raft. The log is the store, so the
-//! log may go on from *before* the last entry of the snapshot: entries that bodies are still read
-//! from are kept, and a follower gets them as entries.
+//! Owns the description of a snapshot; its bytes mean nothing to Raft. The log goes on from before the
+//! last entry of the snapshot, from where the one before it ended: should the newest be damaged, the
+//! older will do. A follower gets these entries as entries. Of what lies before, only what bodies are
+//! read from is kept, beside the log; whoever lacks it pulls it (`engine::repair`).
 //!
 //! ```text
-//!                base                 last
-//!  ---------------|--------------------|------------------>  log
-//!     gone        |  kept for bodies   |  to be applied
-//!  <------- in the snapshot's state -->|
+//!      last of the one before = base        last
+//!  -----------------|------------------------|------------------>  log
+//!   bodies, if any  |  to fall back on       |  to be applied
+//!  <------------ in the snapshot's state --->|
 //! ```
 //!
 //! Next: `follower` for how one is installed, `leader` for how one is sent.
@@ -86,21 +87,15 @@ pub struct Reset {
 }
 
 impl Raft {
-    /// A snapshot of the state that has applied everything up to `last`, whose bodies need the log
-    /// from `oldest_entry` on.
+    /// A snapshot of the state that has applied everything up to `last`. The log stays from the snapshot
+    /// before on, so that there is always a second one to fall back on.
     ///
     /// # Panics
     /// If `last` is not in the log.
     #[must_use]
-    pub fn make_snapshot(
-        &self,
-        last: LogIndex,
-        stamp: Hlc,
-        oldest_entry: Option<LogIndex>,
-        bytes: Vec<u8>,
-    ) -> Snapshot {
+    pub fn make_snapshot(&self, last: LogIndex, stamp: Hlc, bytes: Vec<u8>) -> Snapshot {
         let checksum = xxh3_64(&bytes);
-        self.make_summed_snapshot(last, stamp, oldest_entry, bytes, checksum)
+        self.make_summed_snapshot(last, stamp, bytes, checksum)
     }
 
     /// [`make_snapshot`](Self::make_snapshot) of bytes whose XXH3-64 is known: to take it of gigabytes
@@ -113,7 +108,6 @@ impl Raft {
         &self,
         last: LogIndex,
         stamp: Hlc,
-        oldest_entry: Option<LogIndex>,
         bytes: Vec<u8>,
         checksum: u64,
     ) -> Snapshot {
@@ -121,8 +115,8 @@ impl Raft {
             let term = self.log.term_at(index).expect("applied entries are in the log");
             LogPosition { term, index }
         };
-        let needed_after = oldest_entry.map_or(last, |oldest| oldest.previous().min(last));
-        let base = position(needed_after.max(self.log.base().index));
+        let before = self.snapshot.as_ref().map_or(self.log.base().index, |own| own.last.index);
+        let base = position(before.min(last));
         let meta = SnapshotMeta {
             last: position(last),
             stamp,
@@ -135,13 +129,13 @@ impl Raft {
         Snapshot { meta, bytes: Bytes::from(bytes) }
     }
 
-    /// A snapshot of this member is durable. The log keeps what the one before needs, so that there is
-    /// always a second one to fall back on; says which entry is its first now.
+    /// A snapshot of this member is durable. The log goes on from the one before; says which entry is
+    /// its first now.
     pub fn on_snapshot_saved(&mut self, meta: SnapshotMeta) -> LogIndex {
         let is_newer = self.snapshot.as_ref().is_none_or(|own| own.last < meta.last);
         if is_newer {
-            let before = self.snapshot.replace(meta);
-            self.log.purge(before.map_or(LogIndex::ZERO, |before| before.base.index).next());
+            self.log.purge(meta.base.index.next());
+            self.snapshot = Some(meta);
         }
         self.log.base().index.next()
     }

@@ -226,6 +226,7 @@ pub enum Answer {
     Rejected(Rejection),
     Unknown { leader: Option<NodeId> },
     Backup(BackupAnswer),
+    BodyMissing { entry: LogIndex, is_lost: bool },
 }
 
 /// The nodes of a cluster as one of them sees them.
@@ -346,6 +347,9 @@ pub fn split_response(response: Response<Reply>) -> (Answer, Vec<Bytes>) {
         Response::Invalid { command, reply } => (Answer::Invalid { command, reply }, Vec::new()),
         Response::TooLarge { bytes, max } => (Answer::TooLarge { bytes, max }, Vec::new()),
         Response::Backup { answer, bodies } => (Answer::Backup(answer), bodies),
+        Response::BodyMissing { entry, is_lost } => {
+            (Answer::BodyMissing { entry, is_lost }, Vec::new())
+        }
         Response::Ready => (Answer::Ready, Vec::new()),
         Response::TimedOut => (Answer::TimedOut, Vec::new()),
         Response::Rejected(rejection) => (Answer::Rejected(rejection), Vec::new()),
@@ -367,6 +371,7 @@ pub fn join_response(answer: Answer, bodies: Vec<Bytes>) -> Response<Reply> {
         Answer::Invalid { command, reply } => Response::Invalid { command, reply },
         Answer::TooLarge { bytes, max } => Response::TooLarge { bytes, max },
         Answer::Backup(answer) => Response::Backup { answer, bodies },
+        Answer::BodyMissing { entry, is_lost } => Response::BodyMissing { entry, is_lost },
         Answer::Ready => Response::Ready,
         Answer::TimedOut => Response::TimedOut,
         Answer::Rejected(rejection) => Response::Rejected(rejection),

@@ -82,7 +82,7 @@ enum PeerBody {
         applied: LogIndex,
     },
     OlderCopy {
-        matched: LogIndex,
+        matched: LogPosition,
     },
 }
 

@@ -374,7 +374,12 @@ impl Client {
         around: &mut Surroundings<'_>,
     ) -> Result<(), Violation> {
         let Some(request) = self.requests.remove(&number) else { return Ok(()) };
-        let is_refusal = matches!(response, Response::Rejected(_) | Response::Unknown { .. });
+        let is_refusal = matches!(
+            response,
+            Response::Rejected(_)
+                | Response::Unknown { .. }
+                | Response::BodyMissing { is_lost: false, .. }
+        );
         // A read is asked once: nobody learns anything from its refusal.
         let is_read = matches!(request.purpose, Purpose::Query { .. });
         if is_refusal && (request.is_late || is_read) {
@@ -430,7 +435,8 @@ impl Client {
             (
                 Response::Rejected(
                     Rejection::Full { .. } | Rejection::NoSpace(_) | Rejection::ShuttingDown,
-                ),
+                )
+                | Response::BodyMissing { is_lost: false, .. },
                 _,
             ) => {
                 self.retry_with(None, around.now_us);

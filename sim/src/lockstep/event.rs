@@ -179,7 +179,7 @@ pub(super) fn fingerprint(message: &Message) -> [u64; 2] {
             let counts = (records.len() as u64) << 10 | absent.len() as u64;
             [term << 4 | 15, 1 << 63 | applied.0 << 20 ^ counts]
         }
-        Body::OlderCopy { matched } => [term << 4 | 15, 1 << 62 | matched.0],
+        Body::OlderCopy { matched } => [term << 4 | 15, 1 << 62 | matched.index.0],
     }
 }
 

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use tests::group::{Group, settings};
 use tests::image::{Image, records};
 use tests::messages::{append, lost, outcome_of, position, pre_vote_request, vote_request};
-use tests::messages::{matched, vote_response};
+use tests::messages::{matched, rejected, vote_response};
 use tests::solo::Solo;
 
 /// A member whose log of four entries has rotted from `first` on.
@@ -187,4 +187,51 @@ fn a_damaged_member_promises_no_vote_to_one_that_lacks_what_it_lost() {
     let mut solo = damaged(1);
     let sent = solo.ask(2, pre_vote_request(5, position(1, 2)));
     assert_eq!(sent[0].1.term, Term(3), "refused, in its own term");
+}
+
+/// A member of a running group whose disk is what it was `entries` entries ago.
+fn group_with_older_copy(entries: usize) -> Group {
+    let mut group = Group::new(3);
+    group.elect(1);
+    group.propose(1);
+    group.settle();
+    let older = group.member(2).image.clone();
+    for _ in 0..entries {
+        group.propose(1);
+    }
+    group.settle();
+    group.kill(2, usize::MAX);
+    group.member(2).image = older;
+    group.restart(2);
+    group
+}
+
+/// SCENARIOS 26: a directory that was put back from a copy has forgotten what it vouched for.
+#[test]
+fn a_member_on_an_older_copy_of_its_directory_is_told_so_by_the_leader_that_counted_on_it() {
+    let mut group = group_with_older_copy(3);
+    let last = group.member(1).raft.last_index();
+    group.run_among(&[1, 2, 3], 300);
+    assert_eq!(group.member(2).older_than.map(|matched| matched.index), Some(last));
+    assert_eq!(group.member(3).older_than, None);
+}
+
+#[test]
+fn a_restart_a_late_answer_or_known_damage_is_not_taken_for_an_older_copy() {
+    let mut group = group_with_older_copy(0);
+    group.run_among(&[1, 2, 3], 100);
+    // Refusals from before the follower had the entries, which arrive after.
+    for _ in 0..3 {
+        group.say(2, 1, rejected(1, 1, position(0, 0)));
+        group.run_among(&[1, 2, 3], 30);
+    }
+    group.propose(1);
+    group.settle();
+    group.kill(2, usize::MAX);
+    let last = group.member(2).image.last_index();
+    group.member(2).image.rot(last);
+    group.restart(2);
+    group.run_among(&[1, 2, 3], 200);
+    assert!(group.members.iter().all(|member| member.older_than.is_none()));
+    assert_eq!(group.log(2), group.log(1));
 }

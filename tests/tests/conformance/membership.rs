@@ -4,13 +4,13 @@
 use engine::hlc::Hlc;
 use engine::ids::{LogIndex, NodeId};
 use engine::raft::{
-    Body, Change, ChangeError, ChangeRequest, Leave, Membership, RoleName, Settings, Step,
+    Body, Change, ChangeError, ChangeRequest, Leave, Membership, RoleName, Settings, Standing, Step,
 };
 use tests::group::{Group, settings};
 use tests::image::{membership_record, records};
 use tests::messages::{
-    append, matched, position, pre_vote_request, pre_vote_response, removed, vote_request,
-    vote_response,
+    STANDING, append, matched, matched_by, position, pre_vote_request, pre_vote_response, removed,
+    vote_request, vote_response,
 };
 use tests::solo::Solo;
 
@@ -120,6 +120,22 @@ fn a_learner_that_no_longer_answers_is_not_promoted() {
     }
     let outcome = solo.change(&automatic(vec![promote(4)]));
     assert!(matches!(outcome, Err(ChangeError::NotCaughtUp { .. })), "{outcome:?}");
+}
+
+/// A learner that keeps up with the log, and lacks records from before it, would be a voter with holes.
+#[test]
+fn a_learner_that_lacks_records_is_not_promoted() {
+    for is_complete in [false, true] {
+        let mut solo = with_learner();
+        let standing = Standing { is_complete, ..STANDING };
+        for _ in 0..3 {
+            all_match(&mut solo, &[2, 3]);
+            let last = solo.raft.last_index().0;
+            solo.hear(4, matched_by(1, last, standing));
+        }
+        let outcome = solo.change(&automatic(vec![promote(4)]));
+        assert_eq!(outcome.is_ok(), is_complete, "{outcome:?}");
+    }
 }
 
 /// A node that was added as joining becomes a voter without a further word.

@@ -20,16 +20,19 @@ fn snapshot() -> Snapshot {
     snapshot_at(4, 2)
 }
 
-/// The same at `last`, keeping the entries after `base`.
+/// The same at `last`, with one before it at `base`.
 fn snapshot_at(last: u64, base: u64) -> Snapshot {
     let mut leader = Solo::replicating(3, 2, &[1, 1]);
     for index in 4..=last {
         leader.propose();
         leader.hear(2, matched(2, index));
     }
-    let (last, oldest) = (LogIndex(last), Some(LogIndex(base + 1)));
     let stamp = leader.raft.last_stamp();
-    leader.raft.make_snapshot(last, stamp, oldest, vec![last.0 as u8; BYTES])
+    if base > 0 {
+        let before = leader.raft.make_snapshot(LogIndex(base), stamp, Vec::new());
+        leader.raft.on_snapshot_saved(before.meta);
+    }
+    leader.raft.make_snapshot(LogIndex(last), stamp, vec![last as u8; BYTES])
 }
 
 /// A follower of term 2 with a log of `terms`.

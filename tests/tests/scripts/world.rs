@@ -386,7 +386,7 @@ fn describe(packet: &Packet) -> String {
         Body::Removed { membership_index } => format!("you were removed by {membership_index}"),
         Body::RecordsRequest { indices } => format!("{} records?", indices.len()),
         Body::Records { records, .. } => format!("{} records", records.len()),
-        Body::OlderCopy { matched } => format!("you have once acknowledged {matched}"),
+        Body::OlderCopy { matched } => format!("you have once acknowledged {}", place(*matched)),
     };
     format!("{}->{}  term {}  {what}", packet.from, packet.to, packet.message.term)
 }
