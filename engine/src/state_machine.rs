@@ -83,8 +83,8 @@
 //!
 //! - *Time*: `advance` and `next_deadline` are for machines in which something expires.
 //! - *Bodies*: a reply may name parts of log entries instead of holding copies; `bodies` says which,
-//!   and `oldest_entry` how far back such a part may lie, so that the log keeps it. The engine reads
-//!   them and sends them along. Whoever defines one of the two must define the other.
+//!   and `take_body_changes` and `live_entries` of which entries it may still be said, so that the store
+//!   keeps them. The engine reads the parts and sends them along. Whoever defines one defines all three.
 //! - *Space*: `grows` tells which commands must wait while disks are full.
 //! - *Watches*: `watch` and `take_woken` let a caller wait until something can be had.
 //!
@@ -202,7 +202,7 @@ pub trait StateMachine {
     fn query(&self, query: &[u8]) -> Self::Reply;
 
     /// The payload parts that must be sent along with `reply`, in order. Goes with
-    /// [`oldest_entry`](Self::oldest_entry).
+    /// [`live_entries`](Self::live_entries) and [`take_body_changes`](Self::take_body_changes).
     fn bodies(reply: &Self::Reply, bodies: &mut Vec<BodyRef>) {
         let _ = (reply, bodies);
     }
@@ -264,12 +264,6 @@ pub trait StateMachine {
     /// [`restore`](Self::restore), which leaves no change to be taken.
     fn live_entries(&self, entries: &mut Vec<LogIndex>) {
         let _ = entries;
-    }
-
-    /// The oldest entry of which a later reply may name a body, if there is one: the log keeps it
-    /// and what follows. (Bodies of replies already given are the engine's care.)
-    fn oldest_entry(&self) -> Option<LogIndex> {
-        None
     }
 
     /// Appends a reply that a session remembers. Its form belongs to the version that

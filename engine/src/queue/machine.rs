@@ -550,10 +550,6 @@ impl StateMachine for Queues {
         self.read_snapshot(bytes)
     }
 
-    fn oldest_entry(&self) -> Option<LogIndex> {
-        self.oldest_entry_in_queues()
-    }
-
     fn take_body_changes(&mut self, changes: &mut BodyChanges) {
         self.messages.take_changes(changes);
     }

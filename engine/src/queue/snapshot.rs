@@ -440,12 +440,6 @@ impl Queues {
     fn emptied(&self) -> Self {
         Self::empty(self.dedup.emptied(), self.body_bytes_max)
     }
-
-    /// The first entry that brought a message which is in a queue.
-    pub(super) fn oldest_entry_in_queues(&self) -> Option<LogIndex> {
-        let firsts = self.lines.iter().filter_map(|line| line.first());
-        firsts.map(|number| self.messages.position(number).index).min()
-    }
 }
 
 fn read_retention(reader: &mut SnapshotReader<'_>) -> Result<Retention, RestoreError> {
