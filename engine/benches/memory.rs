@@ -123,7 +123,7 @@ fn measure_snapshot(messages: usize) {
     (0..messages.div_ceil(64)).for_each(|_| fed.send(64));
     let lease = receive(64, ReceiveMode::Lease { millis: 30_000 });
     let turns = (messages / 3_000).max(100);
-    let mut turn = |fed: &mut Fed| {
+    let turn = |fed: &mut Fed| {
         let start = Instant::now();
         fed.send(64);
         drop(fed.apply(&lease));

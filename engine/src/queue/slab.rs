@@ -49,14 +49,23 @@ impl<T: Clone + Default> Column<T> {
     /// Puts the value of a number, which need not have one.
     pub(super) fn put(&mut self, number: u32, value: T) {
         let chunk = chunk_of(number);
+        if self.is_frozen {
+            self.keep(chunk);
+        }
+        match self.chunks.get_mut(chunk) {
+            Some(Some(chunk)) => chunk[number as usize % CHUNK_LEN] = value,
+            Some(None) | None => self.put_first(chunk, number as usize % CHUNK_LEN, value),
+        }
+    }
+
+    #[cold]
+    fn put_first(&mut self, chunk: usize, at: usize, value: T) {
         if chunk >= self.chunks.len() {
             self.chunks.resize_with(chunk + 1, || None);
         }
-        if self.chunks[chunk].is_none() {
-            let values = vec![T::default(); CHUNK_LEN].into_boxed_slice();
-            self.chunks[chunk] = Some(values.try_into().ok().expect("it has this length"));
-        }
-        self[number] = value;
+        let mut values = vec![T::default(); CHUNK_LEN].into_boxed_slice();
+        values[at] = value;
+        self.chunks[chunk] = Some(values.try_into().ok().expect("it has this length"));
     }
 
     /// The value of a number whose chunk may be gone.
