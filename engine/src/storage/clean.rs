@@ -52,6 +52,8 @@ pub(super) struct Copies {
     repairs: VecDeque<Record>,
     moves: VecDeque<(Record, Slot)>,
     moves_bytes: u64,
+    /// Repairs that were given up: reported with those that were written.
+    forgotten: Vec<LogIndex>,
     is_reading: bool,
     /// The segment that is being cleaned, and up to where its entries have been read.
     segment: u64,
@@ -196,7 +198,7 @@ impl Store {
     }
 
     /// Queues records of committed entries that are not there, before the log's first or damaged. A later
-    /// [`Written`](super::Written) names those that became durable.
+    /// [`Written`](super::Written) names each, once it is durable or was released.
     pub fn archive(&mut self, records: Vec<Record>) {
         self.copies.repairs.extend(records);
     }
@@ -252,13 +254,21 @@ impl Store {
         self.entries.slot(index).or_else(|| self.archive.slot(index))
     }
 
+    /// Forgets records that other members sent and nobody wants any more.
     fn forget_repairs(&mut self, is_gone: impl Fn(LogIndex) -> bool) {
-        if !self.copies.repairs.is_empty() {
-            self.copies.repairs.retain(|record| !is_gone(record.index()));
-        }
+        let mut forgotten = core::mem::take(&mut self.copies.forgotten);
+        self.copies.repairs.retain(|record| {
+            let stays = !is_gone(record.index());
+            if !stays {
+                forgotten.push(record.index());
+            }
+            stays
+        });
         if let Some(copied) = self.copied_under_way() {
-            copied.retain(|copy| copy.from.is_some() || !is_gone(copy.index));
+            let gone = copied.extract_if(.., |copy| copy.from.is_none() && is_gone(copy.index));
+            forgotten.extend(gone.map(|copy| copy.index));
         }
+        self.copies.forgotten = forgotten;
     }
 
     /// Copies for a flush that has `records_bytes` of its own: about as many again.
@@ -286,8 +296,9 @@ impl Store {
         copies
     }
 
-    /// Copies are durable. Appends to `archived` the entries that other members sent.
-    pub(super) fn take_copied(&mut self, copied: &[Copied], archived: &mut Vec<LogIndex>) {
+    /// Copies are durable. Returns the entries that other members sent.
+    pub(super) fn take_copied(&mut self, copied: &[Copied]) -> Vec<LogIndex> {
+        let mut archived = core::mem::take(&mut self.copies.forgotten);
         for copy in copied {
             match copy.from {
                 // It may have been released or found damaged meanwhile.
@@ -303,6 +314,7 @@ impl Store {
                 }
             }
         }
+        archived
     }
 
     /// Deletes the oldest segment if nothing in it is needed.

@@ -112,7 +112,7 @@ pub struct Written {
     pub io: Option<IoId>,
     /// The snapshot up to this entry.
     pub snapshot: Option<LogIndex>,
-    /// Entries whose records other members sent.
+    /// Entries whose records other members sent, and such as were released meanwhile.
     pub archived: Vec<LogIndex>,
 }
 
@@ -350,14 +350,11 @@ impl Store {
             self.snapshots.saved();
         }
         let io = done.flush.as_ref().and_then(|flush| flush.io);
-        let mut archived = Vec::new();
-        if let Some(flush) = done.flush {
-            self.take_flush(flush, &mut archived);
-        }
+        let archived = done.flush.map(|flush| self.take_flush(flush)).unwrap_or_default();
         Written { io, snapshot: done.snapshot, archived }
     }
 
-    fn take_flush(&mut self, flush: Flush, archived: &mut Vec<LogIndex>) {
+    fn take_flush(&mut self, flush: Flush) -> Vec<LogIndex> {
         self.durable_io = flush.io.unwrap_or(self.durable_io);
         self.segments.flushed(flush.segment);
         if flush.is_reset {
@@ -374,7 +371,7 @@ impl Store {
                 self.entries.put(index, slot);
             }
         }
-        self.take_copied(&flush.copied, archived);
+        self.take_copied(&flush.copied)
     }
 
     /// A job for the read lane that fetches entries from `first` on, below `limit_index`, up to

@@ -76,6 +76,8 @@ struct World {
     ended: BTreeSet<u64>,
     /// Entries that the store lacks.
     missing: BTreeSet<u64>,
+    /// Entries whose records were handed over and not reported yet.
+    archiving: Vec<u64>,
     cleaning: Option<(Job, CleaningPlan)>,
 }
 
@@ -103,6 +105,7 @@ impl World {
             live: BTreeSet::new(),
             ended: BTreeSet::new(),
             missing: BTreeSet::new(),
+            archiving: Vec::new(),
             cleaning: None,
         }
     }
@@ -209,6 +212,8 @@ impl World {
             self.durable = done.into_values().next_back().unwrap_or(self.durable);
         }
         for index in written.archived {
+            let at = self.archiving.iter().position(|archiving| *archiving == index.0);
+            self.archiving.remove(at.expect("it was handed over"));
             self.missing.remove(&index.0);
         }
         if let Some(index) = written.snapshot {
@@ -254,6 +259,7 @@ impl World {
 
     /// Another member sends what is missing.
     fn repair(&mut self) {
+        self.archiving.extend(&self.missing);
         let records = self.missing.iter().map(|index| entry(*index)).collect();
         self.store.archive(records);
     }
@@ -304,6 +310,7 @@ impl World {
             live: self.live.clone(),
             ended: self.ended.clone(),
             missing: self.missing.clone(),
+            archiving: Vec::new(),
             cleaning: None,
             ..*self
         };
@@ -314,6 +321,7 @@ impl World {
         let (store, recovered) = open(&mut self.disk, self.segment_bytes_max);
         self.store = store;
         self.cleaning = None;
+        self.archiving.clear();
         self.waiting.clear();
         self.next_io = 1;
         // What was in the log and durable, or was behind it and not missing, has to be there.
@@ -437,6 +445,7 @@ proptest! {
         prop_assert!(world.missing.is_empty());
         // A log that is short, so that what is behind it is what counts.
         world.leave_behind();
+        prop_assert!(world.archiving.is_empty(), "each record that was handed over is reported");
         let (bytes, live_bytes) = (world.segment_bytes(), world.live_bytes());
         let bound = 2 * live_bytes + 3 * SEGMENT_BYTES;
         prop_assert!(bytes <= bound, "{bytes} bytes on the disk, {live_bytes} live");
@@ -512,7 +521,8 @@ fn a_damaged_entry_of_the_log_is_made_good_beside_it() {
     let (_, plan) = world.store.plan_read(LogIndex(2), LogIndex(10), 1 << 20, JobId(0)).unwrap();
     assert_eq!(plan.end(), LogIndex(4), "what is damaged is never served");
     assert_eq!(world.store.settle(&[]), [LogIndex(4)]);
-    world.store.archive(vec![entry(4)]);
+    world.missing.insert(4);
+    world.repair();
     assert!(world.write(usize::MAX));
     assert_eq!(world.read(4), Some(entry(4)));
     assert_eq!(world.store.settle(&[]), []);
@@ -581,7 +591,8 @@ fn each_flush_repeats_what_the_one_before_left_at_the_logs_end() {
     persist(&mut world, 3, 1);
     assert!(world.write(usize::MAX));
     world.store.mark_damaged(LogIndex(2));
-    world.store.archive(vec![entry(2)]);
+    world.missing.insert(2);
+    world.repair();
     assert!(world.write(usize::MAX));
     let bytes = world.disk.contents(FileName::Segment(1)).unwrap();
     let owner = Owner::new(CLUSTER, GROUP, NODE);
