@@ -94,6 +94,14 @@ pub const SLACK_BYTES: u64 = 4 * SEGMENT_BYTES_MAX;
 /// is damaged before a valid flush is told from what was never wholly written.
 pub const SEAL_AFTER: Micros = Micros::from_secs(1);
 
+/// Most bytes that are read again in a second, to find what the disk has damaged; 0 turns that off. All of
+/// a store is looked at once in [`SCRUB_ROUND`], unless that would take more.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 16 * 1024 * 1024;
+/// How long a look at the whole store takes.
+pub const SCRUB_ROUND: Micros = Micros::from_secs(24 * 60 * 60);
+/// Bytes that are read again at once.
+pub const SCRUB_PIECE_BYTES: usize = 256 * 1024;
+
 /// Default lease of a received message.
 pub const LEASE_MILLIS_DEFAULT: u64 = 30_000;
 /// Longest lease, and longest delay of a nack.
@@ -160,6 +168,8 @@ pub struct Limits {
     pub segment_bytes_max: u64,
     /// Bytes of segments beyond twice the live ones at which old segments are cleaned.
     pub slack_bytes: u64,
+    /// Bytes that are read again in a second at most, to find what the disk has damaged; 0: none.
+    pub scrub_bytes_per_second: u64,
     /// Bytes of entries since the last snapshot at which the next is made.
     pub snapshot_log_bytes: u64,
     /// Most bytes of a snapshot in one message.
@@ -187,6 +197,7 @@ impl Default for Limits {
             remembered_ids_max: REMEMBERED_IDS_DEFAULT,
             segment_bytes_max: SEGMENT_BYTES_MAX,
             slack_bytes: SLACK_BYTES,
+            scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
             snapshot_log_bytes: SNAPSHOT_LOG_BYTES,
             snapshot_chunk_bytes_max: SNAPSHOT_CHUNK_BYTES_MAX,
             waiting_bytes_max: WAITING_BYTES_MAX,

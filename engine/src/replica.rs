@@ -22,12 +22,12 @@ mod space;
 use crate::api::{Request, Response, Token};
 use crate::engine::{self, Config, Engine, Fetch, FetchId, SnapshotRead, Status};
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::limits::SEAL_AFTER;
+use crate::limits::{self, SEAL_AFTER};
 use crate::raft::{Message, Raft};
 use crate::record::Record;
 use crate::state_machine::{RestoreError, StateMachine};
 use crate::storage::disk::{Disk, DiskError, FileName, Job, JobDone, JobId};
-use crate::storage::{CleaningPlan, ReadPlan, StorageError, Store};
+use crate::storage::{CleaningPlan, ReadPlan, ScrubPlan, Scrubbed, StorageError, Store};
 use crate::time::{Micros, Now};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
@@ -103,12 +103,16 @@ pub enum OpenError {
     Restore(#[from] RestoreError),
 }
 
+/// Between two pieces that are looked at again, at least.
+const SCRUB_PAUSE_MIN: Micros = Micros::from_millis(10);
+
 /// A read job under way.
 #[derive(Debug)]
 enum Read {
     Entries(Fetch, ReadPlan),
     Snapshot(FetchId, FileName),
     Cleaning(CleaningPlan),
+    Scrub(ScrubPlan),
 }
 
 impl Read {
@@ -117,6 +121,7 @@ impl Read {
             Self::Entries(_, plan) => plan.file(),
             Self::Snapshot(_, file) => *file,
             Self::Cleaning(plan) => plan.file(),
+            Self::Scrub(plan) => plan.file(),
         }
     }
 }
@@ -136,6 +141,9 @@ pub struct Replica<S: StateMachine> {
     data_bytes_max: u64,
     /// When the last flush is sealed, unless another comes before.
     seal_at: Option<Micros>,
+    /// When the next piece of the store is looked at again.
+    scrub_at: Option<Micros>,
+    scrub_bytes_per_second: u64,
     /// Reused from step to step.
     scratch: Vec<engine::Effect<S::Reply>>,
 }
@@ -155,11 +163,14 @@ impl<S: StateMachine> Replica<S> {
         let (store, recovered) =
             Store::open(disk, config.cluster, config.group, config.node, &config.limits)?;
         let data_bytes_max = config.limits.data_bytes_max;
+        let scrub_bytes_per_second = config.limits.scrub_bytes_per_second;
         let seal_at = (!store.is_sealed()).then(|| now.monotonic + SEAL_AFTER);
         Ok(Self {
             engine: Engine::new(config, machine, &recovered, now)?,
             store,
             seal_at,
+            scrub_at: (scrub_bytes_per_second > 0).then_some(now.monotonic + SCRUB_PAUSE_MIN),
+            scrub_bytes_per_second,
             last_job: JobId(0),
             write: None,
             reads: BTreeMap::new(),
@@ -193,6 +204,7 @@ impl<S: StateMachine> Replica<S> {
                     self.seal_at = None;
                     self.store.seal();
                 }
+                self.begin_scrub(now, effects);
                 self.step_engine(now, engine::Input::Turn, effects);
                 self.watch_room(now, effects);
             }
@@ -272,6 +284,43 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// Reads a piece of what is kept again, if it is time. The next one comes when a round of the whole
+    /// store in pieces of this size takes as long as it should.
+    fn begin_scrub(&mut self, now: Now, effects: &mut Vec<Effect<S::Reply>>) {
+        if self.scrub_at.is_none_or(|at| at > now.monotonic) || self.engine.failure().is_some() {
+            return;
+        }
+        let pieces = self.store.live_bytes() / limits::SCRUB_PIECE_BYTES as u64 + 1;
+        let by_round = limits::SCRUB_ROUND.0 / pieces;
+        let by_rate = limits::SCRUB_PIECE_BYTES as u64 * 1_000_000 / self.scrub_bytes_per_second;
+        let pause = by_round.max(by_rate).max(SCRUB_PAUSE_MIN.0);
+        self.scrub_at = Some(now.monotonic + Micros(pause));
+        let is_busy = self.reads.values().any(|read| matches!(read, Read::Scrub(_)));
+        if is_busy {
+            return;
+        }
+        let id = self.next_job();
+        if let Some((job, plan)) = self.store.plan_scrub(id) {
+            self.reads.insert(id, Read::Scrub(plan));
+            effects.push(Effect::Disk(job));
+        }
+    }
+
+    fn on_scrubbed(&mut self, found: Scrubbed, effects: &mut Vec<Effect<S::Reply>>) {
+        let (index, is_snapshot) = match found {
+            Scrubbed::Whole => return,
+            Scrubbed::Record(index) => {
+                self.answers.push_back(engine::Input::Missing(vec![index]));
+                (index, false)
+            }
+            Scrubbed::Snapshot(index) => {
+                self.answers.push_back(engine::Input::SnapshotDamaged(index));
+                (index, true)
+            }
+        };
+        effects.push(Effect::Event(Event::Damaged { index, is_snapshot }));
+    }
+
     /// Reads from the store. What it has not is for the engine to fetch from others.
     fn begin_read(&mut self, fetch: Fetch, effects: &mut Vec<Effect<S::Reply>>) {
         let id = self.next_job();
@@ -341,6 +390,10 @@ impl<S: StateMachine> Replica<S> {
                 let bytes = reads.and_then(|mut reads| reads.pop()).unwrap_or_default();
                 self.answers.push_back(engine::Input::SnapshotRead { id, bytes });
             }
+            (Read::Scrub(plan), reads) => {
+                let found = self.store.take_scrubbed(&plan, &reads.unwrap_or_default());
+                self.on_scrubbed(found, effects);
+            }
             (Read::Cleaning(plan), reads) => {
                 let damaged = self.store.take_cleaned(&plan, &reads.unwrap_or_default());
                 if !damaged.is_empty() {
@@ -401,7 +454,7 @@ impl<S: StateMachine> Replica<S> {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
         let engine = self.engine.next_deadline()?;
-        let others = [self.room.next_deadline(), self.seal_at];
+        let others = [self.room.next_deadline(), self.seal_at, self.scrub_at];
         Some(others.into_iter().flatten().fold(engine, Micros::min))
     }
 

@@ -290,6 +290,7 @@ impl Cluster {
                 | Event::Removed { .. }
                 | Event::Installed { .. }
                 | Event::Lost { .. }
+                | Event::Damaged { .. }
                 | Event::Space { .. }
                 | Event::Fatal { .. } => {}
             }

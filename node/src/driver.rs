@@ -300,6 +300,10 @@ impl<D: DiskPort, C: ClockPort> Driver<D, C> {
                 tracing::info!(index = index.0, "installed a snapshot");
                 self.log_time = hlc;
             }
+            Event::Damaged { index, is_snapshot } => {
+                let what = if is_snapshot { "snapshot" } else { "entry" };
+                tracing::error!(%index, "the disk has damaged {what} {index}; it is made good: check the disk");
+            }
             Event::Lost { index } => {
                 tracing::error!(
                     index = index.0,

@@ -105,6 +105,8 @@ pub enum Input {
     /// The store has no whole record of these entries, though it should: so it found when it settled, when
     /// it read, or when it looked over what it has. Rising.
     Missing(Vec<LogIndex>),
+    /// The saved snapshot up to this entry is damaged: another is to take its place.
+    SnapshotDamaged(LogIndex),
     /// Records that were handed over with [`Effect::Archive`] are durable: the store has these entries again.
     Archived(Vec<LogIndex>),
     /// The driver's loop turned: seal the batch, look at the deadlines.
@@ -240,6 +242,15 @@ pub enum Event {
         term: Term,
         /// Its stamp.
         hlc: Hlc,
+    },
+    /// The disk has damaged a record, or a snapshot: so it was found when the store was looked over. A
+    /// record is fetched from another member, and a snapshot is made anew with the next entry that is
+    /// applied.
+    Damaged {
+        /// The entry, or the last one in the snapshot.
+        index: LogIndex,
+        /// Whether it is a snapshot.
+        is_snapshot: bool,
     },
     /// A record that the state refers to is on no member any more: the bodies in it are lost. Who asks
     /// for them is told so.
@@ -385,6 +396,7 @@ impl<S: StateMachine> Engine<S> {
                 self.after_raft(now, effects);
             }
             Input::Missing(indices) => self.on_missing(&indices),
+            Input::SnapshotDamaged(index) => self.snapshots.want(index),
             Input::Archived(indices) => self.on_archived(&indices, effects),
             Input::SnapshotSaved(index) => self.on_snapshot_saved(index),
             Input::SnapshotRead { id, bytes } => self.on_snapshot_read(now, id, bytes, effects),

@@ -105,6 +105,15 @@ impl Archive {
         Some(chunk.items[chunk.find(index)?].slot)
     }
 
+    /// The first entry that is not before `index`.
+    pub(super) fn next_from(&self, index: LogIndex) -> Option<LogIndex> {
+        let at = self.chunk_at(index).unwrap_or(0);
+        let chunks = self.chunks.iter().skip(at);
+        let mut indices =
+            chunks.flat_map(|chunk| chunk.items.iter().map(|item| chunk.index(*item)));
+        indices.find(|found| *found >= index)
+    }
+
     /// All entries, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (LogIndex, Slot)> + '_ {
         self.chunks

@@ -127,9 +127,9 @@ pub(super) fn read_snapshot(
         if snapshot.meta.last.index != index {
             return Err(SnapshotDamage::Description);
         }
-        let state_bytes = snapshot.meta.bytes;
+        let (state_bytes, checksum) = (snapshot.meta.bytes, snapshot.meta.checksum);
         let (term, state_offset) = (snapshot.meta.last.term, header.state_offset());
-        Ok((snapshot, Saved { index, term, state_offset, state_bytes }))
+        Ok((snapshot, Saved { index, term, state_offset, state_bytes, checksum }))
     }))
 }
 

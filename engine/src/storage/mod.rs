@@ -37,6 +37,7 @@ mod replay;
 mod rescue;
 mod restore;
 pub mod scan;
+mod scrub;
 mod segments;
 mod snapshots;
 mod store;
@@ -48,6 +49,7 @@ pub use inspect::{Inspection, SegmentFindings, SnapshotFindings, Start};
 pub use read::ReadPlan;
 pub use rescue::{Findings, Rescue, RescueError};
 pub use restore::{RestoreFileError, restore, restored_node};
+pub use scrub::{ScrubPlan, Scrubbed};
 pub use store::{Store, Written};
 
 use crate::hlc::Hlc;

@@ -12,6 +12,7 @@ use super::error::{StorageError, Whose};
 use super::format::{self, EntrySpan, HeaderError, Owner, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::generation;
 use super::replay::{Replay, Tail};
+use super::scrub::Scrub;
 use super::segments::Segments;
 use super::snapshots::Snapshots;
 use super::store::Store;
@@ -64,6 +65,7 @@ impl Store {
             archive: Archive::default(),
             copies: Copies::default(),
             is_settled: false,
+            scrub: Scrub::default(),
             is_sealed: true,
             wants_seal: false,
             damaged: 0,

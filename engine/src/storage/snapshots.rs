@@ -27,6 +27,8 @@ pub(super) struct Saved {
     pub(super) state_offset: u64,
     /// Bytes of the state.
     pub(super) state_bytes: u64,
+    /// XXH3-64 of these.
+    pub(super) checksum: u64,
 }
 
 /// A snapshot that waits to be written.
@@ -167,6 +169,17 @@ impl Snapshots {
         self.saved.push(writing.saved);
     }
 
+    /// The oldest durable snapshot after the one up to `index`: it, and the bytes of its state.
+    pub(super) fn next_after(&self, index: LogIndex) -> Option<(LogIndex, u64)> {
+        let next = self.saved.iter().find(|saved| saved.index > index)?;
+        Some((next.index, next.state_bytes))
+    }
+
+    /// The checksum of a durable snapshot's state.
+    pub(super) fn checksum(&self, index: LogIndex) -> Option<u64> {
+        self.saved.iter().find(|saved| saved.index == index).map(|saved| saved.checksum)
+    }
+
     /// A read of `len` bytes of a snapshot's state at `offset`, fewer at its end; none if it is gone.
     pub(super) fn read(&self, index: LogIndex, offset: u64, len: usize) -> Option<DiskOp> {
         let saved = self.saved.iter().find(|saved| saved.index == index)?;
@@ -201,6 +214,7 @@ impl Writing {
             term: snapshot.meta.last.term,
             state_offset: head.len() as u64,
             state_bytes: snapshot.meta.bytes,
+            checksum: snapshot.meta.checksum,
         };
         Self { saved, after, head, state: snapshot.bytes, written: 0 }
     }

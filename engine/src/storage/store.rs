@@ -14,6 +14,7 @@ use super::format::{
     self, EntrySpan, Owner, Place, ResetMark, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::read::ReadPlan;
+use super::scrub::Scrub;
 use super::segments::Segments;
 use super::snapshots::Snapshots;
 use super::{HardState, IoId, Persist};
@@ -49,6 +50,7 @@ pub struct Store {
     pub(super) copies: Copies,
     /// Whether the archive holds nothing but what can be asked for.
     pub(super) is_settled: bool,
+    pub(super) scrub: Scrub,
     /// Whether the last flush has nothing that another would have to vouch for.
     pub(super) is_sealed: bool,
     pub(super) wants_seal: bool,

@@ -61,6 +61,9 @@ impl World<'_> {
                 self.committed.installed(now_us, NodeId(node), applied)?;
             }
             Event::Lost { index } => self.trace_other(node, [6, index.0]),
+            Event::Damaged { index, is_snapshot } => {
+                self.trace_other(node, [7 + u64::from(is_snapshot), index.0]);
+            }
             Event::Space { ref shortage } => {
                 self.trace_other(node, [7, u64::from(shortage.is_some())]);
             }

@@ -147,6 +147,9 @@ impl Observer for Watcher {
                 world.judge(result);
             }
             Event::Lost { index } => world.event(kind::OTHER, node, [6, index.0]),
+            Event::Damaged { index, is_snapshot } => {
+                world.event(kind::OTHER, node, [7 + u64::from(is_snapshot), index.0]);
+            }
             Event::Space { shortage } => {
                 world.event(kind::OTHER, node, [7, u64::from(shortage.is_some())]);
             }

@@ -9,8 +9,8 @@ use engine::raft::{LogPosition, Membership, Reset, Snapshot, SnapshotMeta};
 use engine::record::{ChecksumSeed, EntryKind, Record, RecordBuilder};
 use engine::storage::disk::{Disk, DiskOp, FileName, JobId};
 use engine::storage::{
-    Damage, Damaged, HardState, Identity, IoId, Persist, Recovered, SnapshotDamage, StorageError,
-    Store, Written,
+    Damage, Damaged, HardState, Identity, IoId, Persist, Recovered, Scrubbed, SnapshotDamage,
+    StorageError, Store, Written,
 };
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -567,6 +567,46 @@ fn write_all(store: &mut Store, disk: &mut SimDisk) {
         store.write_done();
     }
     disk.crash_with(|_, _| Fate::Lost);
+}
+
+/// Looks at everything once; says what was found.
+fn scrub(store: &mut Store, disk: &mut SimDisk) -> Vec<Scrubbed> {
+    let mut found = Vec::new();
+    while let Some((job, plan)) = store.plan_scrub(JobId(1)) {
+        let reads = job.perform(disk).result.unwrap();
+        match store.take_scrubbed(&plan, &reads) {
+            Scrubbed::Whole => {}
+            other => found.push(other),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_look_over_the_store_finds_every_flipped_bit_that_matters() {
+    let mut writer = purged_log();
+    assert_eq!(scrub(&mut writer.store, &mut writer.disk), []);
+    for index in [4, 8] {
+        let file = FileName::Snapshot(LogIndex(index));
+        let len = writer.disk.contents(file).unwrap().len() as u64;
+        for offset in len - 60..len {
+            let mut disk = writer.disk.clone();
+            assert!(disk.flip_bit(file, offset, 2));
+            let found = scrub(&mut writer.store, &mut disk);
+            assert_eq!(found, [Scrubbed::Snapshot(LogIndex(index))], "byte {offset} of {file}");
+        }
+    }
+    for index in (5..=11).map(LogIndex) {
+        let (job, _) = writer.store.plan_read_one(index, JobId(1)).unwrap();
+        let [DiskOp::Read { file, offset, len }] = job.ops[..] else { panic!("one read") };
+        for at in 0..len as u64 {
+            let mut disk = writer.disk.clone();
+            assert!(disk.flip_bit(file, offset + at, 2));
+            let (mut store, _) = open(&mut writer.disk.clone()).unwrap();
+            assert_eq!(scrub(&mut store, &mut disk), [Scrubbed::Record(index)]);
+            assert_eq!(store.plan_read_one(index, JobId(1)), None, "it is not there any more");
+        }
+    }
 }
 
 #[test]
