@@ -3,7 +3,7 @@
 //! Writes small, middle and large flushes to one file for each way, the ways in turn and in another
 //! order each time, so that whatever else the machine does hits all of them; compares medians within
 //! the run. What a way costs before its first flush, as filling a segment with zeros, is told apart.
-//! Needs no privileges. What came of it is decision 50 in docs/decisions.md.
+//! Needs no privileges. What came of it stands in docs/decisions.md.
 //!
 //! ```text
 //! cargo run --release -p node --example flush -- DIRECTORY [ROUNDS]

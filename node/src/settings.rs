@@ -83,6 +83,14 @@ pub struct Settings {
     /// Bytes of a snapshot in one message to a node that lags [default: 1MiB].
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub snapshot_chunk_bytes: Option<Size>,
+    /// A node whose disk has less room than this, and twice its newest snapshot on top, is short of space.
+    /// When a majority cannot be had without such nodes, sends are refused [default: 256MiB].
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub reserve_bytes: Option<Size>,
+    /// Most bytes in the data directory: when so many are there, its disk counts as full. At least twice
+    /// the reserve [default: as the disk has].
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub data_bytes_max: Option<Size>,
     /// Clients connected at a time [default: 10000].
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub client_connections_max: Option<usize>,
@@ -198,6 +206,8 @@ impl Settings {
             waiting_bytes_max: self.waiting_bytes_max.or(lower.waiting_bytes_max),
             snapshot_log_bytes: self.snapshot_log_bytes.or(lower.snapshot_log_bytes),
             snapshot_chunk_bytes: self.snapshot_chunk_bytes.or(lower.snapshot_chunk_bytes),
+            reserve_bytes: self.reserve_bytes.or(lower.reserve_bytes),
+            data_bytes_max: self.data_bytes_max.or(lower.data_bytes_max),
             client_connections_max: self.client_connections_max.or(lower.client_connections_max),
             connection_outbound_bytes_max: self
                 .connection_outbound_bytes_max
@@ -217,6 +227,7 @@ impl Settings {
         self.apply_leadership(config)?;
         self.apply_bytes(config)?;
         self.apply_snapshots(config)?;
+        self.apply_space(config)?;
         let limits = &mut config.limits;
         set_count(
             "inflight_entries_max",
@@ -281,6 +292,21 @@ impl Settings {
         let chunk_max = limits::SNAPSHOT_CHUNK_BYTES_MAX as u64;
         let chunk = &mut limits.snapshot_chunk_bytes_max;
         set_size("snapshot_chunk_bytes", self.snapshot_chunk_bytes, 1024, chunk_max, chunk)
+    }
+
+    fn apply_space(&self, config: &mut NodeConfig) -> Result<(), SettingsError> {
+        let limits = &mut config.limits;
+        if let Some(size) = self.reserve_bytes {
+            check_size("reserve_bytes", size, MIB, 1024 * 1024 * MIB)?;
+            limits.reserve_bytes = size.0;
+        }
+        if let Some(size) = self.data_bytes_max {
+            // Or the node would be short of space from the beginning.
+            let smallest = 2 * limits.reserve_bytes;
+            check_size("data_bytes_max", size, smallest, u64::MAX)?;
+            limits.data_bytes_max = size.0;
+        }
+        Ok(())
     }
 
     fn apply_bytes(&self, config: &mut NodeConfig) -> Result<(), SettingsError> {
@@ -474,6 +500,10 @@ mod tests {
             (
                 "snapshot_chunk_bytes = \"2MiB\"",
                 "snapshot_chunk_bytes is 2MiB, but it must be from 1KiB to 1MiB",
+            ),
+            (
+                "reserve_bytes = \"1KiB\"",
+                "reserve_bytes is 1KiB, but it must be from 1MiB to 1024GiB",
             ),
             ("sessions_max = 0", "sessions_max is 0, but it must be at least 1"),
         ] {
