@@ -131,6 +131,11 @@ fn median(spans: &[Duration]) -> Duration {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
+fn mean(spans: &[Duration]) -> Duration {
+    let count = u32::try_from(spans.len()).unwrap_or(u32::MAX).max(1);
+    spans.iter().sum::<Duration>() / count
+}
+
 fn measure(directory: &Path, len: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
     let buffer = vec![0xA5; len + BLOCK_BYTES];
     let start = buffer.as_ptr().align_offset(BLOCK_BYTES);
@@ -149,9 +154,11 @@ fn measure(directory: &Path, len: usize, rounds: usize) -> Result<(), Box<dyn Er
         let (flush, prepared) = (median(&lane.flushes), median(&lane.preparations));
         let ratio = flush.as_secs_f64() / base;
         println!(
-            "  {:14} median {:9.1} us, {ratio:5.2} of append; a segment is prepared in {:7.1} ms",
+            "  {:14} median {:8.1} us, {ratio:4.2} of append; mean {:8.1} us; \
+             a segment is prepared in {:6.1} ms",
             lane.way.name(),
             flush.as_secs_f64() * 1e6,
+            mean(&lane.flushes).as_secs_f64() * 1e6,
             prepared.as_secs_f64() * 1e3,
         );
         std::fs::remove_file(&lane.path)?;

@@ -183,6 +183,16 @@ fn a_node_whose_disk_fails_stops_and_catches_up_after_its_restart() {
     assert_every_acknowledged_message_came_out_once(&run);
 }
 
+/// Scenario 28 with the real driver and the real client, whose sends are refused meanwhile.
+#[test]
+fn full_disks_stop_no_process_and_lose_nothing() {
+    let full = (1..=3).map(|node| (1_500, Fault::DiskFull { node, room_bytes: 3_000 }));
+    let free = (1..=3).map(|node| (3_500, Fault::DiskFree { node }));
+    let run = run(&scenario(9, Mix { send: 1, ..NOTHING }, full.chain(free).collect()));
+    assert_eq!(run.outcome.counts.lives, 3, "no process stopped");
+    assert_every_acknowledged_message_came_out_once(&run);
+}
+
 #[test]
 fn disks_that_lie_about_syncs_are_found_out() {
     let faults = vec![
