@@ -7,83 +7,95 @@
 //! process. Never damages anything: that is `damage`'s. Next: [`crate::damage`].
 
 use crate::disk::{Fate, SimDisk};
-use crate::scenario::{CLUSTER, GROUP};
+use engine::engine::Config;
 use engine::ids::{LogIndex, NodeId, Term};
-use engine::limits::Limits;
+use engine::queue::Queues;
 use engine::raft::{LogPosition, Membership};
-use engine::storage::{Recovered, Store};
+use engine::replica::{Input, Replica};
+use engine::time::Now;
 use std::fmt;
 
-/// What a machine's disk holds: all of it whole.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What a machine's disk holds, opened: all of it whole.
+#[derive(Debug)]
 pub struct Copy {
-    recovered: Recovered,
+    replica: Replica<Queues>,
 }
 
 impl Copy {
     /// What a power failure now would certainly leave, if it is whole.
     #[must_use]
-    pub fn durable(disk: &SimDisk, node: NodeId, limits: &Limits) -> Option<Self> {
-        let mut disk = disk.clone();
-        disk.crash_with(|_, _| Fate::Lost);
-        Self::open(disk, node, limits)
+    pub fn durable(disk: &SimDisk, config: Config) -> Option<Self> {
+        Self::open(disk, config, &Fate::Lost)
     }
 
     /// What the machine's process would find if it were killed now, if it is whole: everything that it
     /// can have vouched for.
     #[must_use]
-    pub fn claimed(disk: &SimDisk, node: NodeId, limits: &Limits) -> Option<Self> {
-        let mut disk = disk.clone();
-        disk.crash_with(|_, _| Fate::Kept);
-        Self::open(disk, node, limits)
+    pub fn claimed(disk: &SimDisk, config: Config) -> Option<Self> {
+        Self::open(disk, config, &Fate::Kept)
     }
 
-    fn open(mut disk: SimDisk, node: NodeId, limits: &Limits) -> Option<Self> {
-        let (_, recovered) = Store::open(&mut disk, CLUSTER, GROUP, node, limits).ok()?;
-        let is_whole = recovered.damaged.is_empty() && recovered.vouched == LogPosition::default();
-        is_whole.then_some(Self { recovered })
+    fn open(disk: &SimDisk, config: Config, fate: &Fate) -> Option<Self> {
+        let mut disk = disk.clone();
+        disk.crash_with(|_, _| fate.clone());
+        let (queues, now) = (Queues::new(&config.limits), Now::default());
+        let mut replica = Replica::open(config, queues, now, &mut disk).ok()?;
+        // With the first turn it looks whether it has all that it needs.
+        replica.step(now, Input::Turn, &mut Vec::new());
+        let status = replica.status();
+        let is_whole = status.missing == 0 && status.lost == 0 && !replica.raft().is_healing();
+        is_whole.then_some(Self { replica })
     }
 
     /// The last entry.
     #[must_use]
     pub fn last(&self) -> LogPosition {
-        let Recovered { snapshot, base, last_index, term_runs, .. } = &self.recovered;
-        let of_log = LogPosition {
-            term: term_runs.last().map_or(base.term, |(_, term)| *term),
-            index: *last_index,
-        };
-        match snapshot {
-            Some(snapshot) if snapshot.meta.last.index > of_log.index => snapshot.meta.last,
-            Some(_) | None => of_log,
-        }
+        let (raft, index) = (self.replica.raft(), self.replica.raft().last_index());
+        LogPosition { term: raft.term_at(index).unwrap_or_default(), index }
     }
 
     /// The term.
     #[must_use]
     pub fn term(&self) -> Term {
-        self.recovered.hard_state.term
+        self.replica.raft().term()
     }
 
     /// Whether it has this entry, or a snapshot that stands for it.
     #[must_use]
     pub fn holds(&self, position: LogPosition) -> bool {
-        let Recovered { snapshot, base, last_index, term_runs, .. } = &self.recovered;
-        let settled = snapshot.as_ref().map_or(base.index, |snapshot| snapshot.meta.last.index);
-        if position.index <= settled.max(base.index) {
-            return true;
-        }
-        let run = term_runs.iter().rfind(|(first, _)| *first <= position.index);
-        position.index <= *last_index && run.is_some_and(|(_, term)| *term == position.term)
+        let raft = self.replica.raft();
+        position.index < raft.base().index || raft.term_at(position.index) == Some(position.term)
+    }
+}
+
+/// What must stay when a disk is damaged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Needs {
+    /// The last entry that anybody knows to be committed.
+    pub committed: LogPosition,
+    /// The last entry that the struck machine can have vouched for.
+    pub claimed: LogPosition,
+    /// The term in which it may have voted.
+    pub term: Term,
+}
+
+impl Needs {
+    /// Whether a copy is enough.
+    #[must_use]
+    pub fn are_met_by(&self, copy: &Copy) -> bool {
+        let mut positions = [self.committed, self.claimed].into_iter();
+        copy.term() >= self.term
+            && positions.all(|at| at.index == LogIndex::ZERO || copy.holds(at))
     }
 }
 
 /// A machine as the atlas sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
     /// Its node.
     pub node: NodeId,
-    /// What is certain to survive there; nothing unless all of it is whole.
-    pub durable: Option<Copy>,
+    /// Whether all that must stay is certain to survive there.
+    pub has_all: bool,
     /// Whether it is asking for votes: what its term will bring is not settled.
     pub is_campaigning: bool,
 }
@@ -123,16 +135,14 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Whether everything on the disk of `node` may be lost now. `claimed` is the last entry and the term
-/// that it can have vouched for, `committed` the last entry that anybody knows to be committed, and
-/// `membership` the newest that is.
+/// Whether everything on the disk of `node` may be lost now. `membership` is the newest that is known
+/// to be committed.
 ///
 /// # Errors
 /// Why not.
 pub fn may_damage(
     node: NodeId,
-    claimed: Option<(LogPosition, Term)>,
-    committed: LogPosition,
+    needs: &Needs,
     membership: &Membership,
     places: &[Place],
 ) -> Result<(), Refusal> {
@@ -144,22 +154,17 @@ pub fn may_damage(
     }
     let voters: Vec<NodeId> = membership.voters().collect();
     let quorum = voters.len() / 2 + 1;
-    let (last, term) = claimed.unwrap_or((LogPosition::default(), Term::ZERO));
-    let needs: Vec<LogPosition> =
-        [committed, last].into_iter().filter(|needed| needed.index > LogIndex::ZERO).collect();
-    let holds_all = |place: &&Place| {
-        let is_other_voter = place.node != node && voters.contains(&place.node);
-        let copy = place.durable.as_ref();
-        is_other_voter
-            && copy.is_some_and(|copy| {
-                copy.term() >= term && needs.iter().all(|needed| copy.holds(*needed))
-            })
-    };
-    let holders: Vec<NodeId> = places.iter().filter(holds_all).map(|place| place.node).collect();
+    let is_holder =
+        |place: &&Place| place.has_all && place.node != node && voters.contains(&place.node);
+    let holders: Vec<NodeId> = places.iter().filter(is_holder).map(|place| place.node).collect();
     if holders.len() >= quorum {
         return Ok(());
     }
-    let needed = needs.into_iter().max_by_key(|needed| needed.index).unwrap_or_default();
+    let needed = if needs.claimed.index > needs.committed.index {
+        needs.claimed
+    } else {
+        needs.committed
+    };
     Err(Refusal::TooFewCopies { needed, holders, quorum })
 }
 
@@ -167,15 +172,11 @@ pub fn may_damage(
 mod tests {
     use super::*;
 
-    fn at(index: u64, term: u64) -> LogPosition {
-        LogPosition { term: Term(term), index: LogIndex(index) }
-    }
+    const NEEDED: LogPosition = LogPosition { term: Term(2), index: LogIndex(9) };
+    const NEEDS: Needs = Needs { committed: NEEDED, claimed: NEEDED, term: Term(2) };
 
-    fn place(node: u64, last: LogPosition) -> Place {
-        let term_runs = vec![(LogIndex(1), last.term)];
-        let recovered = Recovered { last_index: last.index, term_runs, ..Recovered::default() };
-        let durable = Some(Copy { recovered });
-        Place { node: NodeId(node), durable, is_campaigning: false }
+    fn place(node: u64, has_all: bool) -> Place {
+        Place { node: NodeId(node), has_all, is_campaigning: false }
     }
 
     fn founders(count: u64) -> Membership {
@@ -184,40 +185,34 @@ mod tests {
 
     #[test]
     fn a_copy_is_given_up_only_if_a_quorum_of_whole_ones_stays() {
-        let members = founders(3);
-        let mut places = vec![place(1, at(9, 2)), place(2, at(9, 2)), place(3, at(9, 2))];
-        let ask = |places: &[Place], claimed: LogPosition| {
-            may_damage(NodeId(3), Some((claimed, Term::ZERO)), at(9, 2), &members, places)
+        let ask = |count: u64, holders: &[u64]| {
+            let places: Vec<Place> =
+                (1..=count).map(|node| place(node, holders.contains(&node))).collect();
+            may_damage(NodeId(count), &NEEDS, &founders(count), &places)
         };
-        assert_eq!(ask(&places, at(9, 2)), Ok(()));
-        // What it alone has may have been counted, and the answer be under way.
-        assert!(matches!(ask(&places, at(10, 2)), Err(Refusal::TooFewCopies { quorum: 2, .. })));
-        places[1] = place(2, at(8, 2));
+        assert_eq!(ask(3, &[1, 2, 3]), Ok(()));
         let holders = vec![NodeId(1)];
-        let needed = at(9, 2);
-        let refusal = Refusal::TooFewCopies { needed, holders, quorum: 2 };
-        assert_eq!(ask(&places, at(9, 2)), Err(refusal));
-        places[1] = place(2, at(9, 1));
-        assert!(ask(&places, at(9, 2)).is_err(), "another entry 9");
+        let refusal = Refusal::TooFewCopies { needed: NEEDED, holders, quorum: 2 };
+        assert_eq!(ask(3, &[1, 3]), Err(refusal));
+        assert_eq!(ask(5, &[1, 2, 4]), Ok(()), "of five, two may be damaged");
+        assert!(ask(5, &[1, 2, 5]).is_err());
+        assert!(ask(1, &[1]).is_err(), "there is no other");
     }
 
     #[test]
-    fn a_damaged_copy_and_one_of_no_voter_count_for_nothing() {
-        let members = founders(3);
-        let mut places = vec![place(1, at(9, 2)), place(2, at(9, 2)), place(4, at(9, 2))];
-        let ask = |places: &[Place]| may_damage(NodeId(3), None, at(9, 2), &members, places);
-        assert_eq!(ask(&places), Ok(()));
-        places[1].durable = None;
-        assert!(ask(&places).is_err());
+    fn a_copy_of_no_voter_counts_for_nothing() {
+        let places = [place(1, true), place(2, false), place(4, true)];
+        assert!(may_damage(NodeId(3), &NEEDS, &founders(3), &places).is_err());
     }
 
     #[test]
     fn nothing_is_damaged_amid_an_election_or_a_joint_membership() {
-        let mut places = vec![place(1, at(9, 2)), place(2, at(9, 2))];
-        let joint = Membership::joint([1, 2, 3].map(NodeId).to_vec(), [1, 2].map(NodeId).to_vec());
-        assert_eq!(may_damage(NodeId(3), None, at(9, 2), &joint, &places), Err(Refusal::Joint));
+        let mut places = [place(1, true), place(2, true)];
+        let joint =
+            Membership::joint([1, 2, 3].map(NodeId).to_vec(), [1, 2].map(NodeId).to_vec());
+        assert_eq!(may_damage(NodeId(3), &NEEDS, &joint, &places), Err(Refusal::Joint));
         places[0].is_campaigning = true;
-        let refused = may_damage(NodeId(3), None, at(9, 2), &founders(3), &places);
+        let refused = may_damage(NodeId(3), &NEEDS, &founders(3), &places);
         assert_eq!(refused, Err(Refusal::Campaign { candidate: NodeId(1) }));
     }
 }

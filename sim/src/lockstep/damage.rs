@@ -1,11 +1,11 @@
 //! Damaging disks, within the bounds of the atlas.
 
-use super::node::Standstill;
+use super::node::{Node, Standstill, address};
 use super::world::World;
-use crate::atlas::{self, Copy, Place};
+use crate::atlas::{self, Copy, Needs, Place};
 use crate::damage::Decay;
-use engine::engine::RoleName;
-use engine::ids::NodeId;
+use engine::engine::{Config, RoleName};
+use engine::ids::{NodeId, Term};
 use engine::raft::LogPosition;
 
 impl World<'_> {
@@ -64,11 +64,14 @@ impl World<'_> {
     }
 
     fn may_damage(&self, node: u64) -> Result<(), atlas::Refusal> {
-        let limits = self.scenario.limits();
         let (_, membership) = self.committed.memberships().newest();
         let log = self.committed.log();
         let index = log.last_index();
         let term = log.entry(index).map_or_else(Default::default, |entry| entry.term);
+        let committed = LogPosition { term, index };
+        let machine = &self.nodes[usize::try_from(node - 1).expect("nodes are few")];
+        let (claimed, term) = self.claimed(machine);
+        let needs = Needs { committed, claimed, term };
         let is_campaigning = |role| match role {
             RoleName::PreCandidate | RoleName::Candidate => true,
             RoleName::Follower | RoleName::Leader => false,
@@ -76,31 +79,42 @@ impl World<'_> {
         let places: Vec<Place> = self
             .nodes
             .iter()
-            .map(|machine| Place {
-                node: machine.id,
-                durable: Copy::durable(machine.disk(), machine.id, &limits),
-                is_campaigning: machine.replica.is_some() && is_campaigning(machine.role.0),
+            .map(|machine| {
+                let copy = Copy::durable(machine.disk(), self.config(machine));
+                Place {
+                    node: machine.id,
+                    has_all: copy.is_some_and(|copy| needs.are_met_by(&copy)),
+                    is_campaigning: machine.replica.is_some() && is_campaigning(machine.role.0),
+                }
             })
             .collect();
-        let machine = &self.nodes[usize::try_from(node - 1).expect("nodes are few")];
-        let claimed = match &machine.replica {
-            Some(replica) => {
-                let (raft, index) = (replica.raft(), replica.raft().last_index());
-                let term = raft.term_at(index).unwrap_or_default();
-                Some((LogPosition { term, index }, raft.term()))
-            }
-            None => Copy::claimed(machine.disk(), machine.id, &limits)
-                .map(|copy| (copy.last(), copy.term())),
-        };
-        atlas::may_damage(machine.id, claimed, LogPosition { term, index }, membership, &places)
+        atlas::may_damage(machine.id, &needs, membership, &places)
+    }
+
+    /// The last entry and the term that a machine may have vouched for.
+    fn claimed(&self, machine: &Node) -> (LogPosition, Term) {
+        if let Some(replica) = &machine.replica {
+            let (raft, index) = (replica.raft(), replica.raft().last_index());
+            let term = raft.term_at(index).unwrap_or_default();
+            return (LogPosition { term, index }, raft.term());
+        }
+        let copy = Copy::claimed(machine.disk(), self.config(machine));
+        copy.map_or_else(Default::default, |copy| (copy.last(), copy.term()))
+    }
+
+    fn config(&self, machine: &Node) -> Config {
+        self.scenario.engine_config(machine.id, address, 0)
+    }
+
+    /// Whether a disk that was struck is not whole.
+    pub(super) fn is_damaged(&self, machine: &Node) -> bool {
+        machine.is_struck && Copy::claimed(machine.disk(), self.config(machine)).is_none()
     }
 
     /// A process that has not noticed what became of its disk is restarted, and so looks.
     pub(super) fn find_damage(&mut self, node: u64) {
-        let limits = self.scenario.limits();
-        let machine = self.node(node);
-        if machine.is_struck && Copy::claimed(machine.disk(), machine.id, &limits).is_none() {
-            machine.stop(Standstill::Crashed, false, false);
+        if self.is_damaged(&self.nodes[usize::try_from(node - 1).expect("nodes are few")]) {
+            self.node(node).stop(Standstill::Crashed, false, false);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Damaging disks, within the bounds of the atlas.
 
-use super::machine::Machine;
+use super::machine::{Machine, address};
 use super::world::World;
-use crate::atlas::{self, Copy, Place};
+use crate::atlas::{self, Copy, Needs, Place};
 use crate::damage::{self, Decay};
 use crate::disk::Fate;
+use engine::engine::Config;
 use engine::ids::Term;
 use engine::raft::LogPosition;
 use engine::storage::disk::DiskOp;
@@ -24,30 +25,37 @@ impl World {
     }
 
     /// Whether a disk that was struck is not whole.
-    pub(super) fn is_damaged(&mut self, node: u64) -> bool {
-        let limits = self.scenario.limits();
-        let machine = self.machine(node);
-        machine.is_struck && Copy::claimed(&machine.disk, machine.id, &limits).is_none()
+    pub(super) fn is_damaged(&self, node: u64) -> bool {
+        let machine = &self.machines[usize::try_from(node - 1).expect("nodes are few")];
+        machine.is_struck && Copy::claimed(&machine.disk, self.config(machine)).is_none()
     }
 
     fn may_damage(&self, node: u64) -> Result<(), atlas::Refusal> {
-        let limits = self.scenario.limits();
         let (_, membership) = self.committed.memberships().newest();
         let log = self.committed.log();
         let index = log.last_index();
         let term = log.entry(index).map_or_else(Default::default, |entry| entry.term);
+        let committed = LogPosition { term, index };
+        let machine = &self.machines[usize::try_from(node - 1).expect("nodes are few")];
+        let copy = Copy::claimed(&machine.disk, self.config(machine));
+        let (claimed, term) = copy.map_or_else(Default::default, |it| (it.last(), it.term()));
+        let needs = Needs { committed, claimed, term };
         // A term that nobody leads yet is one in which somebody may be asking for votes.
         let led = self.last_leader.map_or(Term::ZERO, |(term, _)| term);
         let place = |machine: &Machine| {
-            let durable = Copy::durable(&machine.disk, machine.id, &limits);
-            let is_campaigning = durable.as_ref().is_some_and(|copy| copy.term() > led);
-            Place { node: machine.id, durable, is_campaigning }
+            let copy = Copy::durable(&machine.disk, self.config(machine));
+            Place {
+                node: machine.id,
+                has_all: copy.as_ref().is_some_and(|copy| needs.are_met_by(copy)),
+                is_campaigning: copy.is_some_and(|copy| copy.term() > led),
+            }
         };
         let places: Vec<Place> = self.machines.iter().map(place).collect();
-        let machine = &self.machines[usize::try_from(node - 1).expect("nodes are few")];
-        let claimed = Copy::claimed(&machine.disk, machine.id, &limits);
-        let claimed = claimed.map(|copy| (copy.last(), copy.term()));
-        atlas::may_damage(machine.id, claimed, LogPosition { term, index }, membership, &places)
+        atlas::may_damage(machine.id, &needs, membership, &places)
+    }
+
+    fn config(&self, machine: &Machine) -> Config {
+        self.scenario.engine_config(machine.id, address, 0)
     }
 
     /// A write lands elsewhere, if one is to and this is one that may: what it would have made durable is

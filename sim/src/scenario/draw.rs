@@ -8,6 +8,7 @@ use super::{
     Admin, Blow, DiskSettings, EngineSettings, Fault, Mix, Moment, Network, Scenario, TimedFault,
     Turns, Workload,
 };
+use crate::damage::Decay;
 use crate::streams::Stream;
 
 /// What can be broken; each seed draws its own subset.
@@ -75,7 +76,7 @@ impl Scenario {
         };
         scenario.faults = scenario.plan(Stream::new(seed, "faults")).draw();
         match shape.weighted(&[6, 3, 1]) {
-            0 => scenario,
+            0 => scenario.with_damage(),
             1 => scenario.into_storm(),
             _ => scenario.into_delusion(),
         }
@@ -137,6 +138,18 @@ impl Scenario {
         } else {
             self.faults = self.plan(stream).draw_delusions();
         }
+        self
+    }
+
+    /// Disks that decay, misplace, lie and vanish, in every second scenario where a minority can be spared.
+    fn with_damage(mut self) -> Self {
+        let mut stream = Stream::new(self.seed, "damage");
+        if self.nodes < 3 || self.admin.pause_ms > 0 || !stream.one_in(2) {
+            return self;
+        }
+        let mut plan = self.plan(stream);
+        plan.faults = std::mem::take(&mut self.faults);
+        self.faults = plan.draw_damage();
         self
     }
 
@@ -368,6 +381,42 @@ impl FaultPlan {
         self.in_order()
     }
 
+    fn draw_damage(mut self) -> Vec<TimedFault> {
+        let mean_pause_ms = self.stream.pick(&[300, 1_000, 3_000]);
+        let mut at_ms = self.stream.between(0, 2 * mean_pause_ms);
+        while at_ms < self.end_ms {
+            let (node, until_ms) = (self.node(), at_ms + self.span_ms());
+            match self.stream.weighted(&[12, 4, 4, 1]) {
+                0 => {
+                    let how = self.stream.pick(&Decay::ALL);
+                    self.add(at_ms, Fault::DiskRot { node, how });
+                    // Now and then nobody looks before the damaged bytes are read.
+                    if !self.stream.one_in(3) {
+                        self.add(at_ms, Fault::Kill { node });
+                        self.add(until_ms, Fault::Restart { node });
+                    }
+                }
+                1 => {
+                    self.add(at_ms, Fault::DiskMisdirect { node });
+                    self.add(until_ms, Fault::Kill { node });
+                    self.add(until_ms, Fault::Restart { node });
+                }
+                2 => {
+                    self.add(at_ms, Fault::DiskLies { node, lies: true });
+                    self.add(until_ms, Fault::Crash { node });
+                    self.add(until_ms, Fault::DiskLies { node, lies: false });
+                    self.add(until_ms, Fault::Restart { node });
+                }
+                _ => {
+                    self.add(at_ms, Fault::DiskVanish { node });
+                    self.add(until_ms, Fault::Restart { node });
+                }
+            }
+            at_ms += self.stream.between(1, 2 * mean_pause_ms);
+        }
+        self.in_order()
+    }
+
     /// Stable: faults of one instant stay in the order in which they were drawn.
     fn in_order(mut self) -> Vec<TimedFault> {
         self.faults.sort_by_key(|fault| fault.at_ms);
@@ -574,6 +623,16 @@ mod tests {
         assert!(drawn(|fault| matches!(fault, Fault::CutPair { .. })));
         assert!(drawn(|fault| matches!(fault, Fault::Bridge { .. })));
         assert!(drawn(|fault| matches!(fault, Fault::Chain { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::DiskMisdirect { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::DiskLies { .. })));
+        assert!(drawn(|fault| matches!(fault, Fault::DiskVanish { .. })));
+        for how in Decay::ALL {
+            let rots = Fault::DiskRot { node: 1, how };
+            assert!(
+                scenarios.iter().flat_map(|one| &one.faults).any(|timed| timed.fault == rots),
+                "{how:?}"
+            );
+        }
         let calm = scenarios.iter().filter(|scenario| scenario.faults.is_empty()).count();
         assert!(calm > 0, "some seeds break nothing");
     }
