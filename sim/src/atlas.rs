@@ -84,8 +84,7 @@ impl Needs {
     #[must_use]
     pub fn are_met_by(&self, copy: &Copy) -> bool {
         let mut positions = [self.committed, self.claimed].into_iter();
-        copy.term() >= self.term
-            && positions.all(|at| at.index == LogIndex::ZERO || copy.holds(at))
+        copy.term() >= self.term && positions.all(|at| at.index == LogIndex::ZERO || copy.holds(at))
     }
 }
 
@@ -160,11 +159,8 @@ pub fn may_damage(
     if holders.len() >= quorum {
         return Ok(());
     }
-    let needed = if needs.claimed.index > needs.committed.index {
-        needs.claimed
-    } else {
-        needs.committed
-    };
+    let needed =
+        if needs.claimed.index > needs.committed.index { needs.claimed } else { needs.committed };
     Err(Refusal::TooFewCopies { needed, holders, quorum })
 }
 
@@ -208,8 +204,7 @@ mod tests {
     #[test]
     fn nothing_is_damaged_amid_an_election_or_a_joint_membership() {
         let mut places = [place(1, true), place(2, true)];
-        let joint =
-            Membership::joint([1, 2, 3].map(NodeId).to_vec(), [1, 2].map(NodeId).to_vec());
+        let joint = Membership::joint([1, 2, 3].map(NodeId).to_vec(), [1, 2].map(NodeId).to_vec());
         assert_eq!(may_damage(NodeId(3), &NEEDS, &joint, &places), Err(Refusal::Joint));
         places[0].is_campaigning = true;
         let refused = may_damage(NodeId(3), &NEEDS, &founders(3), &places);

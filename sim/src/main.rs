@@ -159,11 +159,13 @@ impl Totals {
         self.counts.entries += outcome.counts.entries;
         self.counts.leaders += outcome.counts.leaders;
         self.counts.lives += outcome.counts.lives;
+        self.counts.damaged += outcome.counts.damaged;
+        self.counts.excused += outcome.counts.excused;
     }
 
     fn summary(&self, wall_s: f64) -> String {
-        let Counts { events, simulated_us, operations, answered, entries, leaders, lives } =
-            self.counts;
+        let Counts { events, simulated_us, operations, answered, .. } = self.counts;
+        let Counts { entries, leaders, lives, damaged, excused, .. } = self.counts;
         json!({
             "seeds": self.seeds,
             "failed": self.failed,
@@ -175,6 +177,8 @@ impl Totals {
             "entries": entries,
             "leaders": leaders,
             "lives": lives,
+            "damaged": damaged,
+            "excused": excused,
         })
         .to_string()
     }

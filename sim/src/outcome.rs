@@ -94,6 +94,10 @@ pub struct Counts {
     pub leaders: u64,
     /// Lives of processes, all nodes together.
     pub lives: u64,
+    /// Disks that were damaged, with what the atlas of faults refused left out.
+    pub damaged: u64,
+    /// Nodes that refused to run at the end, for what was done to their disks.
+    pub excused: u64,
 }
 
 /// A finished run.

@@ -3,6 +3,7 @@
 //!
 //! Every run is judged by all oracles; each test here claims something more about its course.
 
+use sim::damage::Decay;
 use sim::history::Outcome as Ended;
 use sim::lockstep::{Run, run_traced};
 use sim::scenario::{Admin, Blow, EngineSettings, Fault, Moment, Scenario, TimedFault, Workload};
@@ -138,6 +139,114 @@ fn a_leader_whose_disk_stalls_hands_leadership_over() {
         let slow = |node| (1_500, Fault::DiskSlow { node, by_us: 5_000_000 });
         for node in 1..=3 {
             let run = run(&scenario(seed, 3, vec![slow(node)]));
+            let late = answered(&run, FAULTS_MS - 2_000, FAULTS_MS);
+            assert!(late > 10, "seed {seed}, node {node}: {late} answers in the last seconds");
+        }
+    }
+}
+
+/// Scenario 18: all nodes lose power in the same instant, again and again, in the middle of whatever
+/// their disks are doing.
+#[test]
+fn power_failures_of_all_nodes_at_once_lose_nothing_acknowledged() {
+    for seed in 0..10 {
+        let faults = (0..5).flat_map(|round| {
+            let at_ms = 700 + round * 1_000;
+            let back = (1..=3).map(move |node| (at_ms + 20 * node, Fault::Restart { node }));
+            std::iter::once((at_ms, Fault::CrashAll)).chain(back)
+        });
+        let run = run(&scenario(seed, 3, faults.collect()));
+        for at_ms in (700..4_700).step_by(1_000) {
+            let count = answered(&run, at_ms, at_ms + 1_000);
+            assert!(count > 0, "seed {seed}: nothing between two failures");
+        }
+    }
+}
+
+/// Scenario 19: one node loses whatever was not synced, again and again, while the others stand still
+/// in turn.
+#[test]
+fn a_node_that_forgets_what_was_not_synced_lets_nobody_split_the_cluster() {
+    for seed in 0..10 {
+        let faults = (0..12).flat_map(|round| {
+            let (at_ms, other) = (400 + round * 400, 2 + round % 2);
+            [
+                (at_ms, Fault::Pause { node: other }),
+                (at_ms + 10, Fault::Crash { node: 1 }),
+                (at_ms + 30, Fault::Restart { node: 1 }),
+                (at_ms + 390, Fault::Resume { node: other }),
+            ]
+        });
+        let mut scenario = scenario(seed, 3, faults.collect());
+        scenario.disk.torn_writes = false;
+        scenario.disk.latency_us_max = 20_000;
+        // One leader a term, one vote a term and matching logs: the oracles watch.
+        run(&scenario);
+    }
+}
+
+/// Damages a disk of each node in turn, each only once the others are whole, and restarts it.
+fn decaying(seed: u64, how: Decay) -> Run {
+    let faults = (0..5).flat_map(|round| {
+        let (at_ms, node) = (900 + round * 1_000, 1 + (seed + round) % 3);
+        [
+            (at_ms, Fault::DiskRot { node, how }),
+            (at_ms, Fault::Kill { node }),
+            (at_ms + 100, Fault::Restart { node }),
+        ]
+    });
+    let mut scenario = scenario(seed, 3, faults.collect());
+    scenario.engine.segment_bytes_max = 16_384;
+    scenario.engine.snapshot_log_bytes = 8_000;
+    scenario.engine.snapshot_chunk_bytes_max = 2_000;
+    // All nodes are whole at the end, or else the run has not converged.
+    run(&scenario)
+}
+
+/// Scenario 20: bits flip, pages become zeros and segments are cut, at any place.
+#[test]
+fn a_log_that_decays_on_a_minority_heals_from_the_others() {
+    let (mut damaged, mut excused) = (0, 0);
+    for how in [Decay::Bit, Decay::Page, Decay::Truncation] {
+        for seed in 0..4 {
+            let counts = decaying(seed, how).outcome.counts;
+            (damaged, excused) = (damaged + counts.damaged, excused + counts.excused);
+        }
+    }
+    assert!(damaged >= 20, "{damaged} disks were damaged");
+    assert_eq!(excused, 0, "of {damaged} that were damaged");
+}
+
+/// Scenario 21: the same in snapshots.
+#[test]
+fn a_snapshot_that_decays_on_a_minority_heals_from_the_others() {
+    let (mut damaged, mut excused) = (0, 0);
+    for how in [Decay::SnapshotBit, Decay::SnapshotPage, Decay::SnapshotTruncation] {
+        for seed in 0..4 {
+            let counts = decaying(seed, how).outcome.counts;
+            (damaged, excused) = (damaged + counts.damaged, excused + counts.excused);
+        }
+    }
+    assert!(damaged >= 20, "{damaged} disks were damaged");
+    assert_eq!(excused, 0, "of {damaged} that were damaged");
+}
+
+/// Scenarios 26 and 27: a machine comes back with an empty disk. Its node refuses to run, whoever asks,
+/// and the others serve.
+#[test]
+fn a_node_whose_disk_vanished_does_not_come_back_under_its_name() {
+    for seed in 0..5 {
+        for node in 1..=3 {
+            let faults = vec![
+                (1_500, Fault::DiskVanish { node }),
+                (2_000, Fault::Restart { node }),
+                (3_000, Fault::Restart { node }),
+            ];
+            let run = run(&scenario(seed, 3, faults));
+            let counts = run.outcome.counts;
+            if counts.damaged == 1 {
+                assert_eq!(counts.excused, 1, "seed {seed}, node {node}");
+            }
             let late = answered(&run, FAULTS_MS - 2_000, FAULTS_MS);
             assert!(late > 10, "seed {seed}, node {node}: {late} answers in the last seconds");
         }

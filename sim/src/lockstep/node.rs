@@ -390,6 +390,12 @@ impl Node {
         self.has_broken_disk || self.is_struck
     }
 
+    /// Whether it refuses to run on what was done to its disk.
+    #[must_use]
+    pub(super) fn is_excused(&self) -> bool {
+        self.replica.is_none() && matches!(self.standstill, Standstill::CannotOpen(_))
+    }
+
     /// Its disk, with what is not durable yet.
     #[must_use]
     pub(super) fn disk(&self) -> &SimDisk {

@@ -177,6 +177,8 @@ impl<'s> World<'s> {
                 entries: self.committed.log().last_index().0,
                 leaders: self.leaders.count() as u64,
                 lives: self.nodes.iter().map(|node| node.life).sum(),
+                damaged: self.damages.0,
+                excused: self.nodes.iter().filter(|node| node.is_excused()).count() as u64,
             },
         }
     }

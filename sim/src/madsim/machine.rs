@@ -151,6 +151,11 @@ impl Machine {
         matches!(self.process, Process::Running | Process::Paused)
     }
 
+    /// Whether it refuses to run on what was done to its disk.
+    pub(super) fn is_excused(&self) -> bool {
+        matches!(self.process, Process::CannotOpen(_))
+    }
+
     /// How long the next disk operation takes, microseconds.
     pub(super) fn disk_latency_us(&mut self, scenario: &Scenario, is_healed: bool) -> u64 {
         let disk = &scenario.disk;

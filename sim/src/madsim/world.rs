@@ -134,6 +134,8 @@ impl World {
                 entries: self.committed.log().last_index().0,
                 leaders: self.leaders.count() as u64,
                 lives: self.machines.iter().map(|machine| machine.life).sum(),
+                damaged: self.machines.iter().filter(|machine| machine.is_struck).count() as u64,
+                excused: self.machines.iter().filter(|machine| machine.is_excused()).count() as u64,
             },
         }
     }
