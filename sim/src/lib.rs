@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod atlas;
+pub mod bench;
 pub mod check;
 pub mod damage;
 pub mod disk;

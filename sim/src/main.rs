@@ -6,6 +6,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use sim::bench::{self, Load};
 use sim::outcome::{Counts, Outcome};
 use sim::scenario::Scenario;
 use sim::trace::Trace;
@@ -58,10 +59,38 @@ enum Command {
     /// Visit every state of small groups: every order of deliveries, losses, timeouts, flushes and
     /// crashes within bounds. Fails if a promise is broken in any, and prints how.
     Check(check::command::Arguments),
+    /// Measure a simulated node.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Print the scenario that a seed draws, as a file that `run` takes.
     Show {
         /// The seed.
         seed: u64,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Bench {
+    /// Send, receive and acknowledge steadily for hours: bytes on the disk against bytes that wait.
+    Space {
+        /// Simulated hours.
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        hours: u64,
+        /// Messages in a simulated second.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+        rate: u32,
+        /// Bytes in each body.
+        #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(0..=4_096))]
+        payload: u32,
+        /// Messages that always wait.
+        #[arg(long, default_value_t = 100_000)]
+        backlog: u64,
+        /// Of so many received messages one is put off, and waits among others that are gone.
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(2..))]
+        keep_one_in: u64,
+        /// Print one JSON object for every simulated quarter of an hour, and one at the end.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -123,6 +152,11 @@ fn main() -> ExitCode {
         }
         Command::Replay { seed, world, quiet } => replay(seed, world, quiet),
         Command::Check(arguments) => Ok(check::command::check(&arguments)),
+        Command::Bench(Bench::Space { hours, rate, payload, backlog, keep_one_in, json }) => {
+            let payload = payload as usize;
+            let load = Load { hours, messages_per_s: rate, payload, backlog, keep_one_in };
+            Ok(bench_space(load, json))
+        }
         Command::Show { seed } => {
             print!("{}", Scenario::from_seed(seed).to_text());
             Ok(true)
@@ -136,6 +170,45 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Runs a load and prints how much of the disk it took, at most, once the backlog was there.
+fn bench_space(load: Load, json: bool) -> bool {
+    let bar = progress_bar(load.hours * 60);
+    let (mut disk_max, mut beyond_max, mut ratio_max) = (0, 0, 0.0_f64);
+    let mut last = None;
+    bench::space(load, |sample| {
+        bar.inc(1);
+        disk_max = disk_max.max(sample.disk_bytes);
+        beyond_max = beyond_max.max(sample.disk_bytes.saturating_sub(2 * sample.live_bytes));
+        if sample.waiting >= load.backlog {
+            ratio_max = ratio_max.max(sample.ratio());
+        }
+        if json && sample.minute % 15 == 0 {
+            bar.suspend(|| print_line(&json!(sample).to_string()));
+        }
+        last = Some(sample);
+    });
+    bar.finish_and_clear();
+    let live = last.map_or(0, |sample| sample.live_bytes);
+    let ratio = (ratio_max * 100.0).round() / 100.0;
+    let sent = load.hours * 3_600 * u64::from(load.messages_per_s);
+    if json {
+        let total = json!({
+            "hours": load.hours, "messages": sent, "live_bytes": live, "disk_bytes_max": disk_max,
+            "beyond_twice_bytes_max": beyond_max, "ratio_max": ratio,
+        });
+        return print_line(&total.to_string());
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    print_line(&format!(
+        "{sent} messages in {} simulated hours\n  live   {} MiB at the end\n  disk   {} MiB at most, {} MiB \
+         beyond twice the live bytes at most\n  ratio  {ratio} at most, once the backlog was there",
+        load.hours,
+        mib(live),
+        mib(disk_max),
+        mib(beyond_max)
+    ))
 }
 
 /// The totals of a sweep.

@@ -42,6 +42,28 @@ async fn members_are_shown_with_their_roles_for_people_and_for_programs() {
 }
 
 #[tokio::test]
+async fn a_backup_that_no_member_can_give_leaves_no_file_and_says_why() {
+    let cluster = FakeCluster::start().await;
+    let home = std::env::temp_dir().join(format!("posthaste-backup-{}", std::process::id()));
+    let line = format!("backup {} --timeout 5s", home.display());
+    let failed = run(&cluster, &line).await;
+    assert_eq!(failed.status.code(), Some(6));
+    let said = text(&failed.stderr);
+    for node in 1..=3 {
+        assert!(said.contains(&format!("node {node}: node {node} has let go")), "{said}");
+    }
+    assert!(!home.exists() && !home.with_extension("tmp").exists());
+
+    std::fs::write(&home, "no backup at all, but long enough").unwrap();
+    let damaged = run(&cluster, &format!("backup --verify {}", home.display())).await;
+    assert_eq!(damaged.status.code(), Some(6));
+    assert!(text(&damaged.stderr).contains("this is not a backup"), "{}", text(&damaged.stderr));
+    let taken = run(&cluster, &line).await;
+    std::fs::remove_file(&home).unwrap();
+    assert_eq!(taken.status.code(), Some(2), "a file that is there is left alone");
+}
+
+#[tokio::test]
 async fn adding_a_node_reserves_its_place_and_says_how_it_joins() {
     let cluster = FakeCluster::start().await;
     for _ in 0..2 {

@@ -4,6 +4,7 @@
 #![cfg(not(feature = "sim"))]
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod backup;
 mod damage;
 mod lost_quorum;
 mod membership;
