@@ -176,7 +176,7 @@ impl Node {
         let (mut done, mut kept) = (Vec::new(), Vec::new());
         for delivered in deliveries {
             self.received += 1;
-            let is_kept = self.received % load.keep_one_in == 0;
+            let is_kept = self.received.is_multiple_of(load.keep_one_in);
             let held = Held { position: delivered.position, token };
             if is_kept { kept.push(held) } else { done.push(held) }
         }

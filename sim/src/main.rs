@@ -184,7 +184,7 @@ fn bench_space(load: Load, json: bool) -> bool {
         if sample.waiting >= load.backlog {
             ratio_max = ratio_max.max(sample.ratio());
         }
-        if json && sample.minute % 15 == 0 {
+        if json && sample.minute.is_multiple_of(15) {
             bar.suspend(|| print_line(&json!(sample).to_string()));
         }
         last = Some(sample);

@@ -108,7 +108,8 @@ impl Space {
             let deliveries = client.receive(QUEUE, options).await?;
             let (mut done, mut kept) = (Vec::new(), Vec::new());
             for (number, delivery) in (counts.acknowledged.get()..).zip(&deliveries) {
-                let to = if number % self.keep_one_in == 0 { &mut kept } else { &mut done };
+                let to =
+                    if number.is_multiple_of(self.keep_one_in) { &mut kept } else { &mut done };
                 to.push(delivery.handle);
             }
             if !kept.is_empty() {
