@@ -148,10 +148,10 @@ impl Observer for Watcher {
             }
             Event::Lost { index } => world.event(kind::OTHER, node, [6, index.0]),
             Event::Damaged { index, is_snapshot } => {
-                world.event(kind::OTHER, node, [7 + u64::from(is_snapshot), index.0]);
+                world.event(kind::OTHER, node, [7 + u64::from(*is_snapshot), index.0]);
             }
             Event::Space { shortage } => {
-                world.event(kind::OTHER, node, [7, u64::from(shortage.is_some())]);
+                world.event(kind::OTHER, node, [9, u64::from(shortage.is_some())]);
             }
             Event::Fatal { .. } => world.event(kind::OTHER, node, [2, 0]),
         }
