@@ -152,6 +152,7 @@ impl World<'_> {
             machine.fails_next_job = false;
             machine.disk_slow_us = 0;
             machine.misdirects = 0;
+            machine.misdirects_next_job = false;
             if machine.is_lying {
                 machine.set_lying(false);
             }

@@ -101,6 +101,8 @@ pub(super) struct Node {
     pub(super) is_lying: bool,
     /// Whether its disk was ever damaged.
     pub(super) is_struck: bool,
+    /// Whether it was restarted to find such damage when everything else was well.
+    pub(super) is_looked_over: bool,
     disk: SimDisk,
     stream: Stream,
     arrivals: Vec<Arrival>,
@@ -151,6 +153,7 @@ impl Node {
             misdirects_next_job: false,
             is_lying: false,
             is_struck: false,
+            is_looked_over: false,
             disk,
             stream,
             arrivals: Vec::new(),

@@ -214,11 +214,7 @@ impl World<'_> {
             ));
         }
         if found.is_empty() {
-            let is_lame = |machine: &&super::node::Node| {
-                machine.replica.is_some() && self.is_damaged(machine)
-            };
-            let lame = self.nodes.iter().filter(is_lame);
-            found.extend(lame.map(|machine| format!("node {} is not whole", machine.id)));
+            found = self.look_over_struck()?;
         }
         if found.is_empty() {
             self.has_converged = true;
