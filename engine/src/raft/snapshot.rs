@@ -54,6 +54,16 @@ impl SnapshotMeta {
         Some(after.checked_sub(1).map_or(Term::ZERO, |run| self.term_runs[run].1))
     }
 
+    /// The same state, for a log that goes on from `base`, if that is a later place than its own.
+    pub(super) fn from_base(mut self, base: LogPosition) -> Self {
+        if base.index > self.base.index && base.index <= self.last.index {
+            let runs = self.term_runs.partition_point(|(first, _)| *first <= base.index);
+            self.term_runs.drain(..runs.saturating_sub(1));
+            self.base = base;
+        }
+        self
+    }
+
     /// What holds of every snapshot that was made here.
     #[must_use]
     pub fn is_sound(&self) -> bool {
@@ -138,5 +148,39 @@ impl Raft {
             self.snapshot = Some(meta);
         }
         self.log.base().index.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn a_snapshot_tells_of_the_log_as_it_is_and_not_as_it_was() {
+        let position = |term, index| LogPosition { term: Term(term), index: LogIndex(index) };
+        let meta = SnapshotMeta {
+            last: position(3, 64),
+            stamp: Hlc(1),
+            base: LogPosition::default(),
+            term_runs: vec![
+                (LogIndex(1), Term(1)),
+                (LogIndex(30), Term(2)),
+                (LogIndex(50), Term(3)),
+            ],
+            membership: (LogIndex::ZERO, Membership::default()),
+            bytes: 0,
+            checksum: 0,
+        };
+        let later = meta.clone().from_base(position(2, 36));
+        assert_eq!(later.base, position(2, 36));
+        assert_eq!(later.term_runs, [(LogIndex(30), Term(2)), (LogIndex(50), Term(3))]);
+        assert_eq!(later.term_at(LogIndex(36)), Some(Term(2)));
+        assert_eq!(
+            later.clone().from_base(position(1, 5)),
+            later,
+            "an earlier one is gone already"
+        );
+        assert_eq!(meta.from_base(position(3, 64)).term_runs, [(LogIndex(50), Term(3))]);
     }
 }
