@@ -208,7 +208,8 @@ impl Log {
             new.map(|(payload, index)| self.seal(index, *payload)).collect()
         };
         self.present.records.truncate((kept - self.present.base.index.0) as usize);
-        self.persist(None, kept, new);
+        // What is committed is never replaced, and a leader's log here may replace everything.
+        self.persist(None, 0, new);
     }
 
     fn persist(&mut self, reset: Option<Reset>, commit: u64, new: Vec<Record>) {
@@ -438,7 +439,10 @@ fn is_part_of(state: &State, recovered: &Recovered, records: &[Record]) -> bool 
     let has_snapshot_only =
         records.is_empty() && recovered.snapshot.as_ref().is_some_and(|it| it.meta.last >= last);
     state.hard_state == recovered.hard_state
-        && !recovered.damaged.is_empty()
+        // A first segment or a snapshot that is gone leaves no trace but what was vouched for.
+        && (!recovered.damaged.is_empty()
+            || recovered.vouched > LogPosition::default()
+            || has_snapshot_only)
         && (recovered.vouched >= last || has_snapshot_only)
         && records.iter().all(|record| {
             let own = state.at(record.index().0);

@@ -121,9 +121,12 @@ impl Store {
         check_identity(&Self::read_identity(disk)?, Whose { cluster, group, node })?;
         let files = disk.list()?;
         let owner = Owner::new(cluster, group, node);
-        let replay = Replay::of(disk, &owner, &list_segments(&files)?)?;
+        let mut replay = Replay::of(disk, &owner, &list_segments(&files)?)?;
         let end = replay.last_index();
         let chosen = generation::choose(disk, &owner, &files, &replay)?;
+        if replay.is_tail_damaged {
+            prove_tail(disk, &owner, &mut replay, chosen.last_index)?;
+        }
         repair_tail(disk, &replay.tail, replay.segment_last, replay.torn_bytes)?;
         // Left unfinished. A longer one would stick out behind the next.
         if files.iter().any(|(file, _)| *file == FileName::SnapshotTemporary) {
@@ -317,6 +320,45 @@ fn list_segments(files: &[(FileName, u64)]) -> Result<Vec<(u64, u64)>, StorageEr
         return Err(StorageError::MissingSegment { file: FileName::Segment(SEGMENT_FIRST) });
     }
     Ok(segments)
+}
+
+/// A damaged flush is told from a torn one by what comes after it. If that is torn and about to go,
+/// another segment takes its place first.
+fn prove_tail(
+    disk: &mut impl Disk,
+    owner: &Owner,
+    replay: &mut Replay,
+    last_index: LogIndex,
+) -> Result<(), StorageError> {
+    let header = SegmentHeader {
+        cluster: owner.cluster,
+        group: owner.group,
+        node: owner.node,
+        segment: replay.tail.segment + 1,
+        first_index: last_index.next(),
+        first_sequence: replay.next_sequence,
+        reset: None,
+    };
+    let file = FileName::Segment(header.segment);
+    let bytes = header.header_bytes() as u64;
+    let tail = FileName::Segment(replay.tail.segment);
+    perform_all(
+        disk,
+        &[
+            DiskOp::Write { file, offset: 0, parts: vec![Bytes::from(header.encode())] },
+            // What was there may have been longer.
+            DiskOp::Truncate { file, len: bytes },
+            DiskOp::Sync { file },
+            DiskOp::SyncDirectory,
+            DiskOp::Truncate { file: tail, len: replay.tail.bytes },
+            DiskOp::Sync { file: tail },
+        ],
+    )?;
+    replay.segments.begin(header.first_index, bytes);
+    replay.tail = Tail { segment: header.segment, bytes, last_flush_offset: 0 };
+    replay.segment_last = header.segment;
+    replay.torn_bytes = 0;
+    Ok(())
 }
 
 /// Cuts the torn tail off and makes what is left durable.

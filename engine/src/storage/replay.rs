@@ -65,6 +65,9 @@ pub(super) struct Replay {
     pub(super) reset: Option<ResetMark>,
     /// Where damage was found, in the order of the log.
     pub(super) damaged: Vec<Damaged>,
+    /// Whether the last flush of the last segment is damaged: it is known to have been durable only by
+    /// what is about to be cut off.
+    pub(super) is_tail_damaged: bool,
     /// Whether it is known which flush is the next.
     is_placed: bool,
     /// Whether flushes may be missing before the next one.
@@ -127,6 +130,7 @@ impl Replay {
             segment_last,
             reset: None,
             damaged: Vec::new(),
+            is_tail_damaged: false,
             is_placed: first == SEGMENT_FIRST,
             is_astray: false,
             is_header_lost: false,
@@ -154,6 +158,7 @@ impl Replay {
             self.segments = Segments::one(number, first_index, header_bytes);
         }
         self.tail = Tail { segment: number, bytes: header_bytes, last_flush_offset: 0 };
+        self.is_tail_damaged = false;
     }
 
     fn take_segment(
@@ -189,6 +194,12 @@ impl Replay {
                 }
                 Found::Flush(flush) => self.take_flush(number, flush, bytes)?,
             }
+        }
+        if is_empty_reset(scan) {
+            // What it began anew with was durable before there was a later segment.
+            let damage = Damage::FlushHeader { sequence: self.next_sequence };
+            self.note_damage(number, header_bytes, damage);
+            self.is_astray = true;
         }
         self.segments.grow(scan.durable_bytes - header_bytes);
         self.tail = Tail {
@@ -267,6 +278,7 @@ impl Replay {
         self.hard_state = header.hard_state;
         self.vouched = header.vouched;
         (self.has_flush, self.is_placed) = (true, true);
+        self.is_tail_damaged = flush.damage.is_some();
         self.segments.flushed(segment);
         self.last_span = header.entries;
         self.next_sequence = header.sequence + 1;

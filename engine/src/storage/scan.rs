@@ -281,6 +281,7 @@ impl Scanner<'_> {
         let padding = self.bytes.get(records_end..end).unwrap_or_default();
         if flush.damage.is_none() && padding.iter().any(|byte| *byte != 0) {
             flush.damage = Some((records_end as u64, Damage::Padding { sequence }));
+            keep_certain(&mut flush);
         }
         Ok(Ok(flush))
     }
@@ -330,7 +331,7 @@ impl Scanner<'_> {
             flush.records.clear();
         }
         if flush.damage.is_some() {
-            keep_certain(flush, log_count);
+            keep_certain(flush);
         }
         Ok(())
     }
@@ -358,8 +359,9 @@ impl Scanner<'_> {
 
 /// Of a damaged flush, keeps the records of which it is known what they are to the log. Where a later
 /// persist replaced what an earlier one of the same flush brought, a record may be one of either.
-fn keep_certain(flush: &mut ScannedFlush, log_count: u32) {
+fn keep_certain(flush: &mut ScannedFlush) {
     let span = flush.header.entries;
+    let log_count = flush.header.record_count.saturating_sub(flush.header.archived_count);
     if log_count != span.count {
         flush.records.clear();
     }

@@ -513,6 +513,57 @@ fn an_inspection_finds_every_flipped_bit_that_is_no_torn_tail_and_changes_nothin
     }
 }
 
+/// What is torn goes, and with it what proved that the flush before it was durable.
+#[test]
+fn a_damaged_flush_before_a_torn_one_or_a_torn_segment_stays_known_as_durable() {
+    let mut writer = Writer::new(SimDisk::new(), SEGMENT_BYTES_LARGE);
+    writer.append(1, 1, &[10]);
+    writer.flush();
+    writer.append(2, 2, &[20]);
+    writer.flush();
+    let whole = writer.latest.clone();
+    let (file, start) = writer.places[1];
+    let mut with_torn_segment = writer.disk.clone();
+    with_torn_segment.set_contents(FileName::Segment(2), vec![0; 40]);
+    writer.append(3, 3, &[30]);
+    writer.flush();
+    let len = writer.bytes_of(file).len();
+    writer.disk.set_contents(file, writer.bytes_of(file)[..len - 8].to_vec());
+    for mut disk in [with_torn_segment, writer.disk] {
+        assert!(disk.flip_bit(file, start + FLUSH_HEADER_BYTES as u64 + 60, 3));
+        assert_heals(&disk, &whole, "the second flush");
+        for operations in 0.. {
+            let mut disk = disk.clone();
+            disk.fail_after(operations, false);
+            let opened = open(&mut disk, SEGMENT_BYTES_LARGE);
+            for mut left in disk.crash_states() {
+                let (state, vouched) = recover_damaged(&mut left).unwrap();
+                assert_eq!(state.records, whole.records[..1]);
+                assert!(vouched >= place_of(&whole.records[1]), "after {operations} operations");
+            }
+            if opened.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_flush_replaced_itself_is_not_taken_for_what_it_left() {
+    let mut writer = Writer::new(SimDisk::new(), SEGMENT_BYTES_LARGE);
+    writer.append(1, 1, &[8]);
+    writer.append(2, 1, &[3]);
+    writer.flush();
+    writer.append(2, 2, &[8]);
+    writer.flush();
+    let (file, start) = writer.places[0];
+    for offset in start..writer.places[1].1 {
+        let mut disk = writer.disk.clone();
+        assert!(disk.flip_bit(file, offset, 4));
+        assert_heals(&disk, &writer.latest, &format!("byte {offset}"));
+    }
+}
+
 #[test]
 fn zeroed_pages_and_overwritten_flushes_are_holes() {
     for segment_bytes_max in [SEGMENT_BYTES_SMALL, SEGMENT_BYTES_LARGE] {
