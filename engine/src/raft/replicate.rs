@@ -122,7 +122,7 @@ impl Raft {
     fn begin_snapshot(&mut self, to: NodeId, now: Micros) {
         let meta = self.snapshot.clone().expect("what is gone from the log is in a snapshot");
         // Damage may have taken away entries that were there when it was made.
-        let meta = meta.from_base(self.log.base());
+        let meta = meta.going_on_from(self.log.base());
         let Some(progress) = self.progress_mut(to) else { return };
         progress.is_fetching = false;
         progress.flow = Flow::Snapshot(Sending::new(meta, now));

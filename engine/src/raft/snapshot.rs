@@ -55,7 +55,7 @@ impl SnapshotMeta {
     }
 
     /// The same state, for a log that goes on from `base`, if that is a later place than its own.
-    pub(super) fn from_base(mut self, base: LogPosition) -> Self {
+    pub(super) fn going_on_from(mut self, base: LogPosition) -> Self {
         if base.index > self.base.index && base.index <= self.last.index {
             let runs = self.term_runs.partition_point(|(first, _)| *first <= base.index);
             self.term_runs.drain(..runs.saturating_sub(1));
@@ -172,15 +172,15 @@ mod tests {
             bytes: 0,
             checksum: 0,
         };
-        let later = meta.clone().from_base(position(2, 36));
+        let later = meta.clone().going_on_from(position(2, 36));
         assert_eq!(later.base, position(2, 36));
         assert_eq!(later.term_runs, [(LogIndex(30), Term(2)), (LogIndex(50), Term(3))]);
         assert_eq!(later.term_at(LogIndex(36)), Some(Term(2)));
         assert_eq!(
-            later.clone().from_base(position(1, 5)),
+            later.clone().going_on_from(position(1, 5)),
             later,
             "an earlier one is gone already"
         );
-        assert_eq!(meta.from_base(position(3, 64)).term_runs, [(LogIndex(50), Term(3))]);
+        assert_eq!(meta.going_on_from(position(3, 64)).term_runs, [(LogIndex(50), Term(3))]);
     }
 }

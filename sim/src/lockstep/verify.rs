@@ -1,6 +1,6 @@
 //! Lets the oracles watch: after each turn, while the cluster heals, and over the whole run.
 
-use super::node::Standstill;
+use super::node::{Node, Standstill};
 use super::world::World;
 use crate::history::Outcome;
 use crate::oracle::committed::{Applied, Indices, check_logs_match};
@@ -130,7 +130,10 @@ impl World<'_> {
         let [before, now] = machine.memberships.clone();
         let holds = |voter: NodeId| {
             let mut machines = self.nodes.iter();
-            machines.any(|machine| machine.id == voter && machine.holds(commit, term))
+            // A struck disk may have lost what it was made to vouch for; the atlas has seen to it that
+            // it is the only one.
+            let has_it = |machine: &Node| machine.is_struck || machine.holds(commit, term);
+            machines.any(|machine| machine.id == voter && has_it(machine))
         };
         quorums::check_commit(now_us, NodeId(node), commit, [&before, &now], holds)
     }
@@ -156,7 +159,7 @@ impl World<'_> {
     /// Those who are members by now: the others are excused.
     fn states(&self) -> Vec<(NodeId, NodeState)> {
         let (_, membership) = self.committed.memberships().newest();
-        let state = |machine: &super::node::Node| match (&machine.replica, &machine.standstill) {
+        let state = |machine: &Node| match (&machine.replica, &machine.standstill) {
             (Some(replica), _) => {
                 let status = replica.status();
                 NodeState::Up {
