@@ -204,9 +204,11 @@ fn join(
 }
 
 /// The log after `base`, up to which records are missing. If that of `base` itself is, those after it
-/// may be of another log, which this one was to be replaced by.
+/// may be of another log, which this one was to be replaced by; not so if they begin in the term of
+/// `base`, whose one leader wrote them after it.
 fn after(base: LogPosition, replay: &Replay) -> (LogPosition, Vec<(LogIndex, Term)>, LogIndex) {
-    if replay.term_at(base.index) != Some(base.term) {
+    let known = replay.term_at(base.index).or_else(|| replay.term_at(base.index.next()));
+    if known != Some(base.term) {
         return alone(base);
     }
     let last_index = last_before_hole(base.index, replay);
